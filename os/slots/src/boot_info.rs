@@ -1,0 +1,98 @@
+//! What PID 1 tells everybody about this boot: `/run/macula/boot.json`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Entry, Slot};
+
+/// What is known about a boot that failed. PID 1 leaves one file per failure in `/state/boot/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The kernel's id of the boot that failed.
+    pub boot_id: String,
+    pub seq: u32,
+    pub slot: Slot,
+    /// Where it failed: a boot step's name, or `verity`, `supervisor`, ...
+    pub stage: String,
+    /// One sentence for the owner.
+    pub reason: String,
+    /// Last lines of the kernel log or of the unit that failed.
+    #[serde(default)]
+    pub log_tail: Vec<String>,
+    /// Seconds since 1970 by the node's clock, which may not have been set.
+    pub at_unix: u64,
+}
+
+/// What booted, as JSON in `/run/macula/boot.json` (mode 0444).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootInfo {
+    /// The entry as its file is called after the boot loader counted this boot down.
+    pub entry: Entry,
+    pub seq: u32,
+    pub slot: Slot,
+    /// True when the firmware says that this boot was counted (`LoaderBootCountPath` is there).
+    pub trial: bool,
+    /// Boots left after this one; `None` unless on trial.
+    pub tries_left: Option<u32>,
+    /// Version of the running release.
+    pub version: String,
+    /// Board profile, such as `x86-generic`.
+    pub board: String,
+    /// dm-verity root hash from the command line, hex.
+    pub root_hash: String,
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+    /// Device nodes of the boot disk and its partitions.
+    pub disk: PathBuf,
+    pub esp: PathBuf,
+    pub root_a: PathBuf,
+    pub root_b: PathBuf,
+    pub state: PathBuf,
+    /// True when this boot grew the state partition and gave the disk its own GUIDs.
+    pub first_boot: bool,
+    /// Earlier failures, oldest first.
+    #[serde(default)]
+    pub evidence: Vec<Evidence>,
+}
+
+impl BootInfo {
+    pub fn root(&self, slot: Slot) -> &Path {
+        match slot {
+            Slot::A => &self.root_a,
+            Slot::B => &self.root_b,
+        }
+    }
+
+    pub fn active_root(&self) -> &Path {
+        self.root(self.slot)
+    }
+
+    pub fn inactive_root(&self) -> &Path {
+        self.root(self.slot.other())
+    }
+
+    /// The newest failure known of the install with this sequence number.
+    pub fn evidence_of(&self, seq: u32) -> Option<&Evidence> {
+        self.evidence.iter().rev().find(|e| e.seq == seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_back_what_it_writes() {
+        let text = r#"{"entry":"macula-000002+2-1.efi","seq":2,"slot":"B","trial":true,"tries_left":2,
+            "version":"0.2.0","board":"x86-generic","root_hash":"00","boot_id":"b","disk":"/dev/vda",
+            "esp":"/dev/vda1","root_a":"/dev/vda2","root_b":"/dev/vda3","state":"/dev/vda4","first_boot":false,
+            "evidence":[{"boot_id":"a","seq":1,"slot":"A","stage":"verity","reason":"block 7","at_unix":5}]}"#;
+        let info: BootInfo = serde_json::from_str(text).unwrap();
+        let again: BootInfo = serde_json::from_str(&serde_json::to_string(&info).unwrap()).unwrap();
+        assert_eq!(info, again);
+        assert_eq!(info.inactive_root(), Path::new("/dev/vda2"));
+        assert_eq!(info.evidence_of(1).unwrap().reason, "block 7");
+        assert!(serde_json::from_str::<BootInfo>(&text.replace("macula-000002+2-1", "macula-2")).is_err());
+    }
+}

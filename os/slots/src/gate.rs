@@ -1,0 +1,128 @@
+//! The gate between trial and commit.
+//!
+//! A trial commits when all required units are ready and stay so, the state is intact, and the mesh is as reachable
+//! as before: if the node had peers, at least one answers a fresh challenge. A node that had none is judged by local
+//! checks alone and never rolls back just for being offline.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateConfig {
+    /// How long everything must stay good without a break, milliseconds.
+    pub steady_ms: u64,
+    /// When the trial fails if it has not committed, milliseconds after the gate began.
+    pub deadline_ms: u64,
+}
+
+impl Default for GateConfig {
+    fn default() -> Self {
+        Self { steady_ms: 15_000, deadline_ms: 180_000 }
+    }
+}
+
+/// One look at the node. All times in milliseconds since the gate began.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GateInputs {
+    pub elapsed_ms: u64,
+    /// Since when all required units have been ready without a break or restart; `None` while one is not.
+    pub ready_since_ms: Option<u64>,
+    /// Required units that are not ready now, for the reason.
+    pub not_ready: Vec<String>,
+    /// A required unit that the supervisor has given up on.
+    pub gave_up: Option<String>,
+    /// Whether the state partition is mounted, writable and reads back.
+    pub state_ok: bool,
+    pub had_peers: bool,
+    /// Whether a peer has answered a challenge made during this boot.
+    pub peer_answered: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GateVerdict {
+    Wait,
+    Commit,
+    /// One sentence for the owner.
+    Fail(String),
+}
+
+/// Judges one look. The caller looks again until the verdict is not `Wait`.
+pub fn gate(inputs: &GateInputs, config: &GateConfig) -> GateVerdict {
+    if let Some(unit) = &inputs.gave_up {
+        return GateVerdict::Fail(format!("required unit {unit} keeps failing"));
+    }
+    let steady =
+        inputs.ready_since_ms.is_some_and(|t| inputs.elapsed_ms.saturating_sub(t) >= config.steady_ms);
+    let reachable = !inputs.had_peers || inputs.peer_answered;
+    if steady && inputs.state_ok && reachable {
+        return GateVerdict::Commit;
+    }
+    if inputs.elapsed_ms < config.deadline_ms {
+        return GateVerdict::Wait;
+    }
+    GateVerdict::Fail(what_is_missing(inputs, config))
+}
+
+fn what_is_missing(inputs: &GateInputs, config: &GateConfig) -> String {
+    let within = format!("within {} s", config.deadline_ms / 1000);
+    if !inputs.not_ready.is_empty() {
+        return format!("required units not ready {within}: {}", inputs.not_ready.join(", "));
+    }
+    if !inputs.state_ok {
+        return format!("the state partition was not intact {within}");
+    }
+    if inputs.had_peers && !inputs.peer_answered {
+        return format!("the node had peers before the update and none answered {within}");
+    }
+    format!("required units did not stay ready for {} s {within}", config.steady_ms / 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: GateConfig = GateConfig { steady_ms: 10, deadline_ms: 100 };
+
+    fn good() -> GateInputs {
+        GateInputs {
+            elapsed_ms: 30,
+            ready_since_ms: Some(20),
+            state_ok: true,
+            had_peers: true,
+            peer_answered: true,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn commits_only_after_staying_good() {
+        assert_eq!(gate(&good(), &CONFIG), GateVerdict::Commit);
+        assert_eq!(gate(&GateInputs { ready_since_ms: Some(21), ..good() }, &CONFIG), GateVerdict::Wait);
+        assert_eq!(gate(&GateInputs { ready_since_ms: None, ..good() }, &CONFIG), GateVerdict::Wait);
+        assert_eq!(gate(&GateInputs { state_ok: false, ..good() }, &CONFIG), GateVerdict::Wait);
+    }
+
+    #[test]
+    fn a_node_that_had_peers_must_reach_one_and_a_lonely_one_need_not() {
+        let silent = GateInputs { peer_answered: false, ..good() };
+        assert_eq!(gate(&silent, &CONFIG), GateVerdict::Wait);
+        let late = GateInputs { elapsed_ms: 100, ..silent };
+        assert!(matches!(gate(&late, &CONFIG), GateVerdict::Fail(r) if r.contains("peers")));
+        let lonely = GateInputs { had_peers: false, ..late };
+        assert_eq!(gate(&lonely, &CONFIG), GateVerdict::Commit);
+    }
+
+    #[test]
+    fn says_what_failed() {
+        let down = GateInputs {
+            elapsed_ms: 100,
+            ready_since_ms: None,
+            not_ready: vec!["mesh".into(), "dht".into()],
+            ..good()
+        };
+        assert!(matches!(gate(&down, &CONFIG), GateVerdict::Fail(r) if r.ends_with("mesh, dht")));
+        let gave_up = GateInputs { gave_up: Some("mesh".into()), ..good() };
+        assert!(matches!(gate(&gave_up, &CONFIG), GateVerdict::Fail(r) if r.contains("mesh")));
+        let flapping = GateInputs { elapsed_ms: 100, ready_since_ms: Some(95), ..good() };
+        assert!(matches!(gate(&flapping, &CONFIG), GateVerdict::Fail(r) if r.contains("stay")));
+    }
+}

@@ -1,0 +1,296 @@
+//! What a boot means, given what was being tried.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BootInfo, Entry, FailedReleases, Slot};
+
+/// The trial record, `/state/update/trial.json`: written before the entry is armed, cleared after it is committed
+/// or has failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    pub seq: u32,
+    pub slot: Slot,
+    /// Text form of the release's MCID.
+    pub release_mcid: String,
+    pub version: String,
+    /// What was running when it was installed.
+    pub from_seq: u32,
+    pub from_version: String,
+    /// Whether at least one peer was connected then: only such a node must find one again.
+    pub had_peers: bool,
+    /// Those peers' node ids, hex; any of them may answer the gate's challenge.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    pub installed_at_unix: u64,
+    /// How often the node has rebooted to start this trial; bounds the loop if the boot loader never picks it.
+    #[serde(default)]
+    pub reboots: u32,
+}
+
+/// How often a node reboots for a trial that the boot loader does not choose.
+pub const REBOOTS_MAX: u32 = 3;
+
+/// What this boot means and what follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootVerdict {
+    /// Nothing is on trial: this boot writes nothing.
+    NoTrial,
+    /// The release on trial is running: run the gate. `recorded` is false when the trial record is lost or is
+    /// another install's; then the gate judges by local checks alone.
+    OnTrial { recorded: bool },
+    /// The running entry is committed but its trial record is still there: the power went between the two. Clear it.
+    Committed,
+    /// Payload and record were written but the entry was not armed before the power went: finish the install.
+    NeverArmed,
+    /// Armed, but something else is running, and no boot of it has failed: reboot into it.
+    NeverBooted { entry: Entry },
+    /// The trial is over. `entry`, if it is still there and could be chosen again, is to be marked bad; `running`
+    /// says that it is the very one that is running, so that a reboot must follow.
+    TrialFailed { entry: Option<Entry>, running: bool, reason: String, log_tail: Vec<String> },
+    /// No trial, but what is committed is not what runs: PID 1 left it because of `reason` and started the other
+    /// slot. Mark `entry` bad once this boot has proved itself.
+    FellBack { entry: Entry, reason: String, log_tail: Vec<String> },
+}
+
+/// Judges this boot by what the firmware says it booted (`info`), the entries on the ESP, the trial record and the
+/// failures already recorded.
+pub fn after_boot(
+    entries: &[Entry],
+    info: &BootInfo,
+    trial: Option<&Trial>,
+    failed: &FailedReleases,
+) -> BootVerdict {
+    match trial {
+        Some(t) if t.seq == info.seq => own_trial(entries, info, t, failed),
+        _ if info.trial => BootVerdict::OnTrial { recorded: false },
+        Some(t) => other_slots_trial(entries, info, t),
+        None => fallback(entries, info).unwrap_or(BootVerdict::NoTrial),
+    }
+}
+
+fn own_trial(entries: &[Entry], info: &BootInfo, trial: &Trial, failed: &FailedReleases) -> BootVerdict {
+    let entry = entries.iter().copied().find(|e| e.seq == info.seq);
+    let over = |reason: String, log_tail: Vec<String>| BootVerdict::TrialFailed {
+        entry: entry.filter(|e| !e.is_exhausted()),
+        running: true,
+        reason,
+        log_tail,
+    };
+    if let Some(f) = failed.find(&trial.release_mcid).filter(|f| f.seq == trial.seq) {
+        // The gate said no and recorded it, but the power went before the entry was marked.
+        return over(f.reason.clone(), f.log_tail.clone());
+    }
+    match entry {
+        Some(e) if e.is_committed() => BootVerdict::Committed,
+        _ if info.trial => BootVerdict::OnTrial { recorded: true },
+        // A boot loader that cannot rename would try this entry for ever.
+        _ => over("the boot loader did not count this boot, so the trial would never end".into(), Vec::new()),
+    }
+}
+
+fn other_slots_trial(entries: &[Entry], info: &BootInfo, trial: &Trial) -> BootVerdict {
+    let entry = entries.iter().copied().find(|e| e.seq == trial.seq);
+    let evidence = info.evidence_of(trial.seq);
+    let over = |entry: Option<Entry>, default: String| BootVerdict::TrialFailed {
+        entry,
+        running: false,
+        reason: evidence.map_or(default, |e| format!("{}: {}", e.stage, e.reason)),
+        log_tail: evidence.map(|e| e.log_tail.clone()).unwrap_or_default(),
+    };
+    match entry {
+        None => BootVerdict::NeverArmed,
+        Some(e) if e.is_exhausted() => {
+            let done = e.tries.map_or(0, |t| t.done);
+            over(None, format!("{done} boots on trial did not reach the gate and left no evidence"))
+        }
+        Some(e) if e.is_committed() => {
+            fallback(entries, info).unwrap_or_else(|| over(None, "another slot was chosen by hand".into()))
+        }
+        Some(e) if evidence.is_some() => over(Some(e), String::new()),
+        Some(e) if trial.reboots >= REBOOTS_MAX => {
+            over(Some(e), format!("the boot loader did not choose it in {REBOOTS_MAX} reboots"))
+        }
+        Some(entry) => BootVerdict::NeverBooted { entry },
+    }
+}
+
+fn fallback(entries: &[Entry], info: &BootInfo) -> Option<BootVerdict> {
+    let entry = crate::committed(entries).filter(|e| e.seq > info.seq)?;
+    let evidence = info.evidence_of(entry.seq)?;
+    Some(BootVerdict::FellBack {
+        entry,
+        reason: format!("{}: {}", evidence.stage, evidence.reason),
+        log_tail: evidence.log_tail.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Evidence, FailedRelease, slot_of_seq};
+
+    fn list(names: &[&str]) -> Vec<Entry> {
+        names.iter().map(|n| n.parse().unwrap()).collect()
+    }
+
+    fn booted(name: &str, evidence: &[u32]) -> BootInfo {
+        let entry: Entry = name.parse().unwrap();
+        let evidence = evidence.iter().map(|&seq| Evidence {
+            boot_id: "x".into(),
+            seq,
+            slot: slot_of_seq(seq),
+            stage: "verity".into(),
+            reason: "block 9 is corrupted".into(),
+            log_tail: vec!["line".into()],
+            at_unix: 1,
+        });
+        BootInfo {
+            entry,
+            seq: entry.seq,
+            slot: entry.slot(),
+            trial: entry.tries.is_some(),
+            tries_left: entry.tries.map(|t| t.left),
+            version: "0.1.0".into(),
+            board: "x86-generic".into(),
+            root_hash: String::new(),
+            boot_id: "y".into(),
+            disk: "/d".into(),
+            esp: "/d1".into(),
+            root_a: "/d2".into(),
+            root_b: "/d3".into(),
+            state: "/d4".into(),
+            first_boot: false,
+            evidence: evidence.collect(),
+        }
+    }
+
+    fn trial(seq: u32) -> Trial {
+        Trial {
+            seq,
+            slot: slot_of_seq(seq),
+            release_mcid: "m".into(),
+            version: "0.2.0".into(),
+            from_seq: seq - 1,
+            from_version: "0.1.0".into(),
+            had_peers: true,
+            peers: vec![],
+            installed_at_unix: 0,
+            reboots: 0,
+        }
+    }
+
+    fn judge(entries: &[&str], info: &BootInfo, trial: Option<&Trial>) -> BootVerdict {
+        after_boot(&list(entries), info, trial, &FailedReleases::default())
+    }
+
+    #[test]
+    fn rule_1_without_a_trial_nothing_follows() {
+        let info = booted("macula-000001.efi", &[]);
+        assert_eq!(judge(&["macula-000001.efi"], &info, None), BootVerdict::NoTrial);
+        // An old failure's mark stays until the next install and changes nothing.
+        let old = booted("macula-000001.efi", &[2]);
+        assert_eq!(judge(&["macula-000001.efi", "macula-000002+0-3.efi"], &old, None), BootVerdict::NoTrial);
+    }
+
+    #[test]
+    fn a_counted_boot_is_on_trial_with_or_without_its_record() {
+        let info = booted("macula-000002+2-1.efi", &[]);
+        let entries = ["macula-000001.efi", "macula-000002+2-1.efi"];
+        assert_eq!(judge(&entries, &info, Some(&trial(2))), BootVerdict::OnTrial { recorded: true });
+        assert_eq!(judge(&entries, &info, None), BootVerdict::OnTrial { recorded: false });
+        assert_eq!(judge(&entries, &info, Some(&trial(4))), BootVerdict::OnTrial { recorded: false });
+    }
+
+    #[test]
+    fn power_cut_between_commit_and_clearing_the_record() {
+        let info = booted("macula-000002.efi", &[]);
+        assert_eq!(
+            judge(&["macula-000001.efi", "macula-000002.efi"], &info, Some(&trial(2))),
+            BootVerdict::Committed
+        );
+    }
+
+    #[test]
+    fn power_cut_between_record_and_arming() {
+        let info = booted("macula-000001.efi", &[]);
+        assert_eq!(judge(&["macula-000001.efi"], &info, Some(&trial(2))), BootVerdict::NeverArmed);
+    }
+
+    #[test]
+    fn power_cut_between_arming_and_reboot_is_bounded() {
+        let info = booted("macula-000001.efi", &[]);
+        let entries = ["macula-000001.efi", "macula-000002+3.efi"];
+        let mut t = trial(2);
+        assert!(matches!(judge(&entries, &info, Some(&t)), BootVerdict::NeverBooted { .. }));
+        t.reboots = REBOOTS_MAX;
+        assert!(matches!(
+            judge(&entries, &info, Some(&t)),
+            BootVerdict::TrialFailed { entry: Some(_), running: false, .. }
+        ));
+    }
+
+    #[test]
+    fn tries_used_up_is_a_failed_trial_with_the_evidence() {
+        let entries = ["macula-000001.efi", "macula-000002+0-3.efi"];
+        let told = judge(&entries, &booted("macula-000001.efi", &[2]), Some(&trial(2)));
+        let BootVerdict::TrialFailed { entry: None, running: false, reason, log_tail } = told else {
+            panic!("{told:?}")
+        };
+        assert_eq!((reason.as_str(), log_tail.len()), ("verity: block 9 is corrupted", 1));
+        let silent = judge(&entries, &booted("macula-000001.efi", &[]), Some(&trial(2)));
+        assert!(matches!(silent, BootVerdict::TrialFailed { reason, .. } if reason.contains("3 boots")));
+    }
+
+    #[test]
+    fn evidence_ends_a_trial_before_its_tries_are_used_up() {
+        let verdict = judge(
+            &["macula-000001.efi", "macula-000002+2-1.efi"],
+            &booted("macula-000001.efi", &[2]),
+            Some(&trial(2)),
+        );
+        assert!(matches!(verdict, BootVerdict::TrialFailed { entry: Some(_), running: false, .. }));
+    }
+
+    #[test]
+    fn an_uncounted_boot_of_a_trial_is_refused() {
+        let mut info = booted("macula-000002+3.efi", &[]);
+        info.trial = false;
+        let verdict = judge(&["macula-000001.efi", "macula-000002+3.efi"], &info, Some(&trial(2)));
+        assert!(
+            matches!(verdict, BootVerdict::TrialFailed { running: true, reason, .. } if reason.contains("count"))
+        );
+    }
+
+    #[test]
+    fn a_recorded_gate_failure_is_not_given_another_chance() {
+        let mut failed = FailedReleases::default();
+        failed.record(FailedRelease {
+            mcid: "m".into(),
+            version: "0.2.0".into(),
+            seq: 2,
+            reason: "mesh was not ready".into(),
+            log_tail: vec![],
+            at_unix: 0,
+        });
+        let info = booted("macula-000002+1-2.efi", &[]);
+        let entries = list(&["macula-000001.efi", "macula-000002+1-2.efi"]);
+        let verdict = after_boot(&entries, &info, Some(&trial(2)), &failed);
+        assert!(
+            matches!(verdict, BootVerdict::TrialFailed { running: true, reason, .. } if reason.contains("mesh"))
+        );
+        // A later try of the same release, ordered by the owner, has another number and is judged afresh.
+        let info = booted("macula-000004+2-1.efi", &[]);
+        let entries = list(&["macula-000001.efi", "macula-000004+2-1.efi"]);
+        let again = after_boot(&entries, &info, Some(&trial(4)), &failed);
+        assert_eq!(again, BootVerdict::OnTrial { recorded: true });
+    }
+
+    #[test]
+    fn a_corrupt_committed_slot_is_left_only_with_evidence() {
+        let entries = ["macula-000001.efi", "macula-000002.efi"];
+        let fell = judge(&entries, &booted("macula-000001.efi", &[2]), None);
+        assert!(matches!(&fell, BootVerdict::FellBack { entry, .. } if entry.seq == 2), "{fell:?}");
+        assert_eq!(judge(&entries, &booted("macula-000001.efi", &[1]), None), BootVerdict::NoTrial);
+        assert_eq!(judge(&entries, &booted("macula-000002.efi", &[1]), None), BootVerdict::NoTrial);
+    }
+}
