@@ -1,0 +1,161 @@
+//! D-Bus, peer to peer: no broker, one connection per client, the peer's uid checked on each.
+
+use std::future::Future;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::net::{UnixListener, UnixStream};
+use zbus::connection::Builder;
+use zbus::{Connection, Guid};
+
+/// Where sockets live on a node. `MACULA_RUN_DIR` moves them, for tests on a host.
+pub fn run_dir() -> PathBuf {
+    std::env::var_os("MACULA_RUN_DIR").map_or_else(|| PathBuf::from("/run/macula"), PathBuf::from)
+}
+
+/// The fixed uids of the services (unit files name the same).
+pub mod uid {
+    pub const ROOT: u32 = 0;
+    pub const IDENTITY: u32 = 101;
+    pub const MESH: u32 = 102;
+    pub const DHT: u32 = 103;
+    pub const CONTENT: u32 = 104;
+    pub const RECONCILER: u32 = 105;
+    pub const UPDATE: u32 = 106;
+    pub const NETWORK: u32 = 107;
+}
+
+/// Clients beyond this many at once are turned away: there are a dozen services, each with one connection.
+const MAX_CLIENTS: usize = 64;
+
+/// The listening socket of this service: passed by the supervisor as fd 3 (`LISTEN_FDS`), else bound at
+/// `<run dir>/<name>.sock`.
+pub fn listen(name: &str) -> Result<UnixListener> {
+    let std = if std::env::var("LISTEN_FDS").is_ok_and(|n| n == "1") {
+        // SAFETY: the supervisor passed exactly one socket, and nothing else here owns fd 3.
+        std::os::unix::net::UnixListener::from(unsafe { OwnedFd::from_raw_fd(3) })
+    } else {
+        let path = run_dir().join(format!("{name}.sock"));
+        let _ = std::fs::remove_file(&path);
+        std::os::unix::net::UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen on {}", path.display()))?
+    };
+    std.set_nonblocking(true)?;
+    Ok(UnixListener::from_std(std)?)
+}
+
+/// Accepts clients for ever. Each whose uid is in `allowed` (root and our own uid always are) gets a connection with
+/// the interfaces that `serve` adds to its builder.
+pub async fn serve<F>(listener: UnixListener, allowed: &[u32], serve: F) -> Result<()>
+where
+    F: Fn(Builder<'static>, u32) -> Builder<'static>,
+{
+    let guid = Guid::generate();
+    let clients = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CLIENTS));
+    loop {
+        let (stream, _) = listener.accept().await.context("accept on the service socket failed")?;
+        let Ok(permit) = clients.clone().try_acquire_owned() else {
+            tracing::warn!("turned a D-Bus client away: {MAX_CLIENTS} are connected");
+            continue;
+        };
+        let uid = stream.peer_cred()?.uid();
+        if uid != 0 && uid != nix::unistd::getuid().as_raw() && !allowed.contains(&uid) {
+            tracing::warn!(uid, "refused a D-Bus client: this uid may not use this service");
+            continue;
+        }
+        let builder = Builder::unix_stream(stream.into_std()?).server(guid.clone()).p2p();
+        let builder = serve(builder, uid);
+        tokio::spawn(async move {
+            match tokio::time::timeout(Duration::from_secs(10), builder.build()).await {
+                Ok(Ok(connection)) => connection.closed().await,
+                Ok(Err(e)) => tracing::warn!(uid, "D-Bus client did not come up: {e}"),
+                Err(_) => tracing::warn!(uid, "D-Bus client did not finish its handshake"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Connects to another service by name.
+pub async fn connect(name: &str) -> Result<Connection> {
+    connect_with(name, |b| b).await
+}
+
+/// Connects, offering interfaces of our own to the service on the same connection.
+pub async fn connect_with<F>(name: &str, offer: F) -> Result<Connection>
+where
+    F: FnOnce(Builder<'static>) -> Builder<'static>,
+{
+    let path = run_dir().join(format!("{name}.sock"));
+    let stream =
+        UnixStream::connect(&path).await.with_context(|| format!("cannot reach service `{name}`"))?;
+    let std: StdUnixStream = stream.into_std()?;
+    let builder = Builder::unix_stream(std).p2p().method_timeout(Duration::from_secs(60));
+    match tokio::time::timeout(Duration::from_secs(20), offer(builder).build()).await {
+        Ok(connection) => connection.with_context(|| format!("service `{name}` refused the connection")),
+        Err(_) => bail!("service `{name}` did not answer the D-Bus handshake within 20 s"),
+    }
+}
+
+/// Connects, trying again until the service is there. For start-up and after a service restarted.
+pub async fn connect_patiently(name: &str) -> Connection {
+    retry(name, || connect(name)).await
+}
+
+/// Runs `attempt` until it succeeds: at once, then after 0.1 s, doubling up to 5 s.
+pub async fn retry<T, F, Fut>(what: &str, mut attempt: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T>>,
+{
+    let mut wait = Duration::from_millis(100);
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(e) => tracing::debug!("{what}: {e:#}; again in {wait:?}"),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(5));
+    }
+}
+
+/// A client connection that is made anew when the service on the other side has restarted.
+pub struct Link {
+    name: &'static str,
+    connection: tokio::sync::Mutex<Option<Connection>>,
+}
+
+impl Link {
+    pub fn new(name: &'static str) -> Self {
+        Self { name, connection: tokio::sync::Mutex::new(None) }
+    }
+
+    /// The live connection; connects when there is none.
+    pub async fn get(&self) -> Result<Connection> {
+        let mut slot = self.connection.lock().await;
+        if let Some(c) = slot.as_ref().filter(|c| !c.is_closed()) {
+            return Ok(c.clone());
+        }
+        let fresh = connect(self.name).await?;
+        *slot = Some(fresh.clone());
+        Ok(fresh)
+    }
+}
+
+/// An error for a D-Bus caller: the whole chain in one line.
+pub fn failed(e: impl Into<anyhow::Error>) -> zbus::fdo::Error {
+    zbus::fdo::Error::Failed(format!("{:#}", e.into()))
+}
+
+/// A 32-byte argument.
+pub fn node_id(bytes: &[u8]) -> zbus::fdo::Result<os_identity::NodeId> {
+    os_identity::NodeId::try_from(bytes).map_err(|e| zbus::fdo::Error::InvalidArgs(e.to_string()))
+}
+
+/// A 34-byte argument.
+pub fn mcid(bytes: &[u8]) -> zbus::fdo::Result<os_content_id::Mcid> {
+    os_content_id::Mcid::try_from(bytes).map_err(|e| zbus::fdo::Error::InvalidArgs(e.to_string()))
+}

@@ -1,0 +1,26 @@
+//! `io.macula.Dht1`: find things in the mesh.
+
+#[zbus::proxy(
+    interface = "io.macula.Dht1",
+    default_service = "io.macula.Dht",
+    default_path = "/io/macula/Dht"
+)]
+pub trait Dht {
+    /// Announces, and keeps announcing across restarts, that this node has the content.
+    fn provide(&self, mcid: &[u8]) -> zbus::Result<()>;
+
+    fn unprovide(&self, mcid: &[u8]) -> zbus::Result<()>;
+
+    /// Node ids (32 bytes each) that announced the content; this node itself is left out. Their addresses have been
+    /// handed to `mesh`, so that `Mesh.OpenStream` works.
+    fn providers(&self, mcid: &[u8]) -> zbus::Result<Vec<Vec<u8>>>;
+
+    /// Stores a signed record (CBOR, see `dht-proto`) at the nodes closest to its key. Returns how many took it.
+    fn put_record(&self, record: &[u8]) -> zbus::Result<u32>;
+
+    /// Valid records (CBOR) of a type under a key, one per signer.
+    fn get_records(&self, record_type: u8, key: &[u8]) -> zbus::Result<Vec<Vec<u8>>>;
+
+    /// JSON: [`crate::report::DhtReport`].
+    fn report(&self) -> zbus::Result<String>;
+}

@@ -1,0 +1,20 @@
+//! `io.macula.Identity1`: the node key's owner. It signs; nobody reads the key.
+
+/// A certificate chain over a session key (see `os-certificate`): leaf DER, CA DER.
+pub type Chain = (Vec<u8>, Vec<u8>);
+
+#[zbus::proxy(
+    interface = "io.macula.Identity1",
+    default_service = "io.macula.Identity",
+    default_path = "/io/macula/Identity"
+)]
+pub trait Identity {
+    /// 32 bytes.
+    fn node_id(&self) -> zbus::Result<Vec<u8>>;
+
+    /// Certifies an Ed25519 session key (32 bytes). Only `mesh` may ask.
+    fn certify_session(&self, session_key: &[u8]) -> zbus::Result<Chain>;
+
+    /// A 64-byte signature in the domain `dht-record`. Only `dht` may ask.
+    fn sign_record(&self, payload: &[u8]) -> zbus::Result<Vec<u8>>;
+}

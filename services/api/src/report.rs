@@ -1,0 +1,195 @@
+//! What people and other services are shown, as serde types: JSON over D-Bus and `maculactl --json`, CBOR over the mesh.
+//!
+//! Fields are only ever added; readers ignore what they do not know.
+
+use serde::{Deserialize, Serialize};
+
+/// `io.macula.Update1.Status`, `maculactl status`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OsReport {
+    pub node: String,
+    pub name: String,
+    pub board: String,
+    pub version: String,
+    /// `A` or `B`.
+    pub slot: String,
+    pub seq: u32,
+    /// What the boot loader would start, in its order: `macula-000002.efi`.
+    pub entries: Vec<String>,
+    pub uptime_s: u64,
+    pub boot_id: String,
+    pub trial: Option<TrialReport>,
+    pub installing: Option<InstallReport>,
+    /// What happened lately, newest last: installs, commits, rollbacks, refusals. Bounded.
+    pub events: Vec<EventReport>,
+    pub failed_releases: Vec<FailedReport>,
+    /// MCID text of the release this slot was installed from; empty for the factory image.
+    pub release: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrialReport {
+    pub version: String,
+    pub release: String,
+    pub slot: String,
+    pub tries_left: u32,
+    /// What the gate is waiting for, or its verdict.
+    pub gate: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstallReport {
+    pub version: String,
+    pub release: String,
+    /// `release`, `manifest`, `compare`, `fetch`, `verify`, `switch`, `reboot`.
+    pub phase: String,
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+    /// Bytes found in this node's own slots.
+    pub bytes_reused: u64,
+    /// Bytes by provider (`did:key`).
+    pub from: Vec<(String, u64)>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventReport {
+    pub at_unix: u64,
+    /// `installed`, `committed`, `rolled-back`, `refused`, `corruption`, `install-failed`, ...
+    pub kind: String,
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailedReport {
+    pub release: String,
+    pub version: String,
+    pub reason: String,
+    pub log_tail: Vec<String>,
+    pub at_unix: u64,
+}
+
+/// One unit as the supervisor sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnitReport {
+    pub name: String,
+    /// `starting`, `ready`, `restarting`, `failed`, `stopped`.
+    pub state: String,
+    pub required: bool,
+    pub pid: u32,
+    /// Seconds in this state.
+    pub since_s: u64,
+    pub restarts: u32,
+    /// cgroup `memory.current`.
+    pub memory_bytes: u64,
+    /// Sum of resident memory of the unit's processes.
+    pub rss_bytes: u64,
+    /// Proportional set size: shared pages counted once.
+    pub pss_bytes: u64,
+    pub status: String,
+    pub last_exit: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogLine {
+    /// Milliseconds since boot.
+    pub at_ms: u64,
+    pub unit: String,
+    /// syslog priority, 0 to 7.
+    pub priority: u8,
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProbeResult {
+    pub attempt: String,
+    pub allowed: bool,
+    /// errno name when denied.
+    pub error: String,
+}
+
+/// A peer of `mesh`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerReport {
+    pub node: String,
+    pub connected: bool,
+    /// `incoming` or `outgoing`.
+    pub direction: String,
+    /// The address in use, or the last one.
+    pub address: String,
+    pub addresses: Vec<String>,
+    /// How it became known: `mdns`, `seed`, `dht`, `incoming`.
+    pub source: String,
+    pub rtt_us: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    pub last_error: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DhtReport {
+    pub contacts: u32,
+    pub buckets: u32,
+    pub records_stored: u32,
+    pub provided: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContentReport {
+    pub blocks: u64,
+    pub bytes: u64,
+    pub offered: Vec<String>,
+    /// Newest last; bounded.
+    pub transfers: Vec<TransferReport>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TransferReport {
+    pub mcid: String,
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+    /// Bytes by provider (`did:key`; `local` for our own store).
+    pub from: Vec<(String, u64)>,
+    /// Providers given up on, each with the reason.
+    pub dropped: Vec<(String, String)>,
+    pub finished: bool,
+    pub error: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkReport {
+    pub name: String,
+    pub up: bool,
+    pub mac: String,
+    pub addresses: Vec<String>,
+    /// `bound`, `selecting`, `none`, ...
+    pub dhcp: String,
+}
+
+/// Parameters of the owner's `install`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstallParams {
+    pub release: String,
+    #[serde(default)]
+    pub again: bool,
+}
+
+/// Parameters of the owner's `put`: so many raw bytes follow the request frame. Content of more than one chunk gets a manifest
+/// under this name. The answer is the MCID's text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PutParams {
+    pub name: String,
+    pub size: u64,
+}

@@ -1,0 +1,26 @@
+//! `io.macula.Supervisor1`: units, their logs, and the machine's power.
+
+#[zbus::proxy(
+    interface = "io.macula.Supervisor1",
+    default_service = "io.macula.Supervisor",
+    default_path = "/io/macula/Supervisor"
+)]
+pub trait Supervisor {
+    /// JSON: a list of [`crate::report::UnitReport`].
+    fn units(&self) -> zbus::Result<String>;
+
+    /// Sends a signal to a unit's main process. `supervisor` names the supervisor itself.
+    fn kill(&self, unit: &str, signal: i32) -> zbus::Result<()>;
+
+    fn restart(&self, unit: &str) -> zbus::Result<()>;
+
+    /// JSON: a list of [`crate::report::LogLine`], oldest first, of one unit or (empty name) of all.
+    fn logs(&self, unit: &str, max_lines: u32) -> zbus::Result<String>;
+
+    /// JSON: a list of [`crate::report::ProbeResult`]: what a process in this unit's sandbox can do.
+    fn probe(&self, unit: &str) -> zbus::Result<String>;
+
+    fn reboot(&self, reason: &str) -> zbus::Result<()>;
+
+    fn poweroff(&self, reason: &str) -> zbus::Result<()>;
+}

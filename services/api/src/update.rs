@@ -1,0 +1,18 @@
+//! `io.macula.Update1`: releases and slots.
+
+#[zbus::proxy(
+    interface = "io.macula.Update1",
+    default_service = "io.macula.Update",
+    default_path = "/io/macula/Update"
+)]
+pub trait Update {
+    /// JSON: [`crate::report::OsReport`].
+    fn status(&self) -> zbus::Result<String>;
+
+    /// Starts installing a signed release; `Status` tells how it goes. Refused while a trial or another install runs,
+    /// and for a release that failed here before (unless `again`).
+    fn install(&self, release: &[u8], again: bool) -> zbus::Result<()>;
+
+    /// Boots the other slot's committed release.
+    fn rollback(&self) -> zbus::Result<()>;
+}

@@ -1,0 +1,117 @@
+//! QUIC between nodes: an endpoint whose peers are known by their node ids.
+//!
+//! Used by the mesh daemon, whose node key lives in another process, and by `maculactl`, which holds its owner's key.
+
+mod tls;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use mesh_proto::{MAX_HEADER, StreamHeader};
+use os_identity::NodeId;
+use quinn::{
+    Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt,
+};
+
+pub use tls::{Credentials, client_config, server_config};
+
+/// Why a connection or stream was closed, as QUIC application error codes.
+pub mod close_code {
+    pub const DONE: u32 = 0;
+    /// The peer opened a stream for a protocol that is not served, or that it may not use.
+    pub const REFUSED: u32 = 1;
+    pub const BUSY: u32 = 2;
+    pub const BAD_HEADER: u32 = 3;
+    /// The service behind the stream went away.
+    pub const GONE: u32 = 4;
+}
+
+const IDLE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long a peer may take to send a stream's header.
+const HEADER_WAIT: Duration = Duration::from_secs(10);
+
+/// Limits that hold for each connection: 256 streams, 4 MiB unread per stream, 16 MiB per connection.
+pub fn transport_config() -> Arc<TransportConfig> {
+    let mut t = TransportConfig::default();
+    t.max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
+    t.keep_alive_interval(Some(KEEP_ALIVE));
+    t.max_concurrent_bidi_streams(VarInt::from_u32(256));
+    t.max_concurrent_uni_streams(VarInt::from_u32(0));
+    t.stream_receive_window(VarInt::from_u32(4 << 20));
+    t.receive_window(VarInt::from_u32(16 << 20));
+    t.send_window(16 << 20);
+    t.datagram_receive_buffer_size(None);
+    Arc::new(t)
+}
+
+/// An endpoint on `address`. `credentials` serve both directions.
+pub fn endpoint(address: SocketAddr, credentials: &Credentials) -> Result<Endpoint> {
+    let socket = bind(address).with_context(|| format!("cannot bind UDP {address}"))?;
+    let server = server_config(credentials)?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
+    endpoint.set_default_client_config(client_config(credentials)?);
+    Ok(endpoint)
+}
+
+/// IPv6 sockets are dual stack, so that `[::]` means every address.
+fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    // On Linux std binds v6 sockets with IPV6_V6ONLY as the sysctl says, which is 0 unless somebody changed it.
+    let socket = UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Connects to an address. With `expected`, any other node there is an error.
+pub async fn connect(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    expected: Option<&NodeId>,
+) -> Result<(Connection, NodeId)> {
+    let connection = endpoint.connect(address, "macula.node")?.await?;
+    let node = peer_of(&connection)?;
+    match expected {
+        Some(expected) if *expected != node => {
+            connection.close(VarInt::from_u32(close_code::DONE), b"another node was expected here");
+            bail!("{address} is {node}, not {expected}")
+        }
+        _ => Ok((connection, node)),
+    }
+}
+
+/// The node id that the connection's far end proved in the handshake.
+pub fn peer_of(connection: &Connection) -> Result<NodeId> {
+    let identity = connection.peer_identity().context("peer proved no identity")?;
+    let chain = identity
+        .downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>()
+        .map_err(|_| anyhow::anyhow!("peer identity is of an unknown kind"))?;
+    Ok(os_certificate::node_id_of_chain(&chain, tls::now_s())?)
+}
+
+/// Opens a stream and sends its header.
+pub async fn open(connection: &Connection, header: &StreamHeader) -> Result<(SendStream, RecvStream)> {
+    let (mut send, recv) = connection.open_bi().await?;
+    let bytes = header.encode()?;
+    send.write_all(&(bytes.len() as u32).to_be_bytes()).await?;
+    send.write_all(&bytes).await?;
+    Ok((send, recv))
+}
+
+/// Reads the header of a stream that the peer opened.
+pub async fn read_header(recv: &mut RecvStream) -> Result<StreamHeader> {
+    let read = async {
+        let mut head = [0; 4];
+        recv.read_exact(&mut head).await?;
+        let len = u32::from_be_bytes(head) as usize;
+        if len > MAX_HEADER {
+            bail!("stream header of {len} bytes");
+        }
+        let mut bytes = vec![0; len];
+        recv.read_exact(&mut bytes).await?;
+        Ok(StreamHeader::decode(&bytes)?)
+    };
+    tokio::time::timeout(HEADER_WAIT, read).await.context("stream header did not come")?
+}
