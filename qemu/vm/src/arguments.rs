@@ -1,0 +1,212 @@
+//! The command line for QEMU.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use crate::Error;
+use crate::builder::{Builder, Cache, Disk};
+
+/// Overrides the accelerator, see the crate's documentation.
+const ACCELERATOR_ENV: &str = "MACULA_QEMU_ACCEL";
+
+/// What belongs to one start of a machine rather than to its description.
+pub(crate) struct Connections<'a> {
+    /// Code and this machine's variables.
+    pub flash: Option<(&'a Path, &'a Path)>,
+    /// QMP, absent in interactive mode.
+    pub qmp: Option<&'a OwnedFd>,
+    /// One for each of the builder's LANs.
+    pub lans: &'a [OwnedFd],
+    /// Host port for each of the user network's forwards.
+    pub host_ports: &'a [u16],
+    /// Write logs go on where they ended.
+    pub append_write_logs: bool,
+}
+
+pub(crate) struct Arguments(pub Vec<OsString>);
+
+impl Arguments {
+    fn add(&mut self, option: &str, value: impl Into<OsString>) {
+        self.0.push(option.into());
+        self.0.push(value.into());
+    }
+}
+
+/// All arguments. Nothing that QEMU would add by default is there, so a machine is what it says here.
+pub(crate) fn arguments(builder: &Builder, connections: &Connections<'_>) -> Result<Arguments, Error> {
+    let accelerator = std::env::var(ACCELERATOR_ENV).unwrap_or_else(|_| "tcg,thread=multi".to_owned());
+    let mut arguments = Arguments(Vec::new());
+    arguments.add("-name", builder.name.as_str());
+    arguments.add("-machine", "q35");
+    arguments.add("-cpu", if accelerator.starts_with("tcg") { "max" } else { "host" });
+    arguments.add("-accel", accelerator);
+    arguments.add("-m", builder.memory_mib.to_string());
+    arguments.add("-smp", builder.cpus.to_string());
+    arguments.0.extend(["-nodefaults", "-nographic"].map(OsString::from));
+    arguments.add("-object", "rng-random,filename=/dev/urandom,id=entropy");
+    arguments.add("-device", "virtio-rng-pci,rng=entropy");
+    boot(builder, connections, &mut arguments)?;
+    for (index, disk) in builder.disks.iter().enumerate() {
+        add_disk(builder, index, disk, connections.append_write_logs, &mut arguments)?;
+    }
+    network(builder, connections, &mut arguments);
+    consoles(builder, connections, &mut arguments);
+    if builder.watchdog {
+        arguments.add("-device", "i6300esb");
+        arguments.add("-action", "watchdog=reset");
+    }
+    if !builder.reboots {
+        arguments.0.push("-no-reboot".into());
+    }
+    arguments.0.extend(builder.extra.iter().map(OsString::from));
+    Ok(arguments)
+}
+
+fn boot(builder: &Builder, connections: &Connections<'_>, arguments: &mut Arguments) -> Result<(), Error> {
+    if let Some((code, variables)) = connections.flash {
+        let (code, variables) = (escape(builder, code)?, escape(builder, variables)?);
+        arguments.add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
+        arguments.add("-drive", format!("if=pflash,unit=1,format=raw,file={variables}"));
+    }
+    if let Some(kernel) = &builder.kernel {
+        arguments.add("-kernel", kernel.image.as_os_str());
+        arguments.add("-append", kernel.command_line.as_str());
+        if let Some(initrd) = &kernel.initrd {
+            arguments.add("-initrd", initrd.as_os_str());
+        }
+    }
+    Ok(())
+}
+
+/// virtio-blk, because its guest sends flushes in the right order where QEMU's nvme loses FUA.
+fn add_disk(
+    builder: &Builder,
+    index: usize,
+    disk: &Disk,
+    append: bool,
+    arguments: &mut Arguments,
+) -> Result<(), Error> {
+    let no_flush = if builder.cache == Cache::Unsafe { "on" } else { "off" };
+    let path = escape(builder, &disk.path)?;
+    let cache = format!("cache.direct=off,cache.no-flush={no_flush}");
+    arguments
+        .add("-blockdev", format!("driver=file,node-name=file{index},filename={path},discard=unmap,{cache}"));
+    arguments
+        .add("-blockdev", format!("driver=raw,node-name=raw{index},file=file{index},discard=unmap,{cache}"));
+    let mut node = format!("raw{index}");
+    if let Some(log) = &disk.write_log {
+        let recorded = append && std::fs::metadata(log).is_ok_and(|metadata| metadata.len() > 0);
+        let append = if recorded { "on" } else { "off" };
+        let log = escape(builder, log)?;
+        arguments.add("-blockdev", format!("driver=file,node-name=log{index},filename={log}"));
+        arguments.add(
+            "-blockdev",
+            format!(
+                "driver=blklogwrites,node-name=logged{index},file={node},log=log{index},log-sector-size=512,\
+                 log-append={append},discard=unmap,{cache}"
+            ),
+        );
+        node = format!("logged{index}");
+    }
+    arguments.add("-device", format!("virtio-blk-pci,drive={node},bootindex={}", index + 1));
+    Ok(())
+}
+
+fn network(builder: &Builder, connections: &Connections<'_>, arguments: &mut Arguments) {
+    for (index, (lan, fd)) in builder.lans.iter().zip(connections.lans).enumerate() {
+        let fd = fd.as_raw_fd();
+        arguments.add("-netdev", format!("stream,id=lan{index},server=off,addr.type=fd,addr.str={fd}"));
+        // No option ROM: nobody boots from the network, and QEMU would want another package for it.
+        let mac = lan.switch.mac(lan.port);
+        arguments.add("-device", format!("virtio-net-pci,netdev=lan{index},mac={mac},romfile="));
+    }
+    if let Some(user_net) = &builder.user_net {
+        let subnet = user_net.subnet;
+        let mut netdev = format!("user,id=user,net=10.0.{subnet}.0/24,restrict=on,ipv6=off");
+        for (forward, host_port) in user_net.forwards.iter().zip(connections.host_ports) {
+            netdev += &format!(",hostfwd=udp:127.0.0.1:{host_port}-:{}", forward.guest_port);
+        }
+        arguments.add("-netdev", netdev);
+        let mac = format!("52:54:00:b0:00:{subnet:02x}");
+        arguments.add("-device", format!("virtio-net-pci,netdev=user,mac={mac},romfile="));
+    }
+}
+
+fn consoles(builder: &Builder, connections: &Connections<'_>, arguments: &mut Arguments) {
+    match connections.qmp {
+        Some(fd) => {
+            arguments.add("-chardev", "stdio,id=console,signal=off");
+            arguments.add("-serial", "chardev:console");
+            arguments.add("-chardev", format!("socket,id=qmp,fd={}", fd.as_raw_fd()));
+            arguments.add("-mon", "chardev=qmp,mode=control");
+        }
+        None => arguments.add("-serial", "mon:stdio"),
+    }
+    if builder.screen {
+        arguments.add("-device", "virtio-vga");
+    }
+}
+
+/// A path as a value inside a comma-separated option, where a comma is written twice.
+fn escape(builder: &Builder, path: &Path) -> Result<String, Error> {
+    match path.to_str() {
+        Some(text) => Ok(text.replace(',', ",,")),
+        None => {
+            let what = format!("{} is not UTF-8; QEMU cannot be told of it", path.display());
+            Err(Error::Invalid { name: builder.name.clone(), what })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Switch, Vm};
+
+    fn line(builder: &Builder, connections: &Connections<'_>) -> String {
+        let words = arguments(builder, connections).unwrap().0;
+        words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn describes_disks_networks_and_watchdog() {
+        let switch = Switch::new();
+        let builder = Vm::builder("a")
+            .disk("x,y.img")
+            .record_writes("w.log")
+            .cache(Cache::Unsafe)
+            .lan(&switch)
+            .forward_udp(4433)
+            .watchdog();
+        let lans = [switch.plug(builder.lans[0].port).unwrap()];
+        let connections = Connections {
+            flash: Some((Path::new("code.fd"), Path::new("vars.fd"))),
+            qmp: None,
+            lans: &lans,
+            host_ports: &[5000],
+            append_write_logs: true,
+        };
+        let text = line(&builder, &connections);
+        let subnet = builder.user_net.as_ref().unwrap().subnet;
+        for part in [
+            "filename=x,,y.img,discard=unmap,cache.direct=off,cache.no-flush=on",
+            "driver=blklogwrites,node-name=logged0,file=raw0,log=log0,log-sector-size=512,log-append=off",
+            "virtio-blk-pci,drive=logged0,bootindex=1",
+            &format!("addr.type=fd,addr.str={}", lans[0].as_raw_fd()),
+            &format!("net=10.0.{subnet}.0/24,restrict=on,ipv6=off,hostfwd=udp:127.0.0.1:5000-:4433"),
+            "-device i6300esb -action watchdog=reset",
+            "-serial mon:stdio",
+        ] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+    }
+
+    #[test]
+    fn machines_differ_in_addresses() {
+        let switch = Switch::new();
+        let [a, b] = ["a", "b"].map(|name| Vm::builder(name).lan(&switch).forward_udp(1));
+        assert_ne!(switch.mac(a.lans[0].port), switch.mac(b.lans[0].port));
+        assert_ne!(a.user_net.unwrap().subnet, b.user_net.unwrap().subnet);
+    }
+}

@@ -1,0 +1,231 @@
+//! What a machine is made of. [`Builder::start`] turns it into a running [`Vm`].
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::serial::{Callback, Line};
+use crate::switch::{PortId, Switch};
+use crate::vm::Vm;
+use crate::{Error, Firmware};
+
+/// How the host treats the guest's flush requests. Both keep what was written in the host's page cache when QEMU is
+/// killed: a power cut loses requests in flight, never completed writes. To see what a real disk with a volatile
+/// cache could lose, record the writes ([`Builder::record_writes`]) and replay prefixes of the log.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// A flush reaches the host's disk.
+    #[default]
+    Writeback,
+    /// A flush is acknowledged and forgotten: faster, and as good unless the host itself goes down.
+    Unsafe,
+}
+
+/// A machine about to start. Defaults: 512 MiB, 2 processors, no disk, no network, entropy from the host.
+pub struct Builder {
+    pub(crate) name: String,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) memory_mib: u32,
+    pub(crate) cpus: u32,
+    pub(crate) cache: Cache,
+    pub(crate) uefi: Option<UefiWanted>,
+    pub(crate) kernel: Option<Kernel>,
+    pub(crate) lans: Vec<Lan>,
+    pub(crate) user_net: Option<UserNet>,
+    pub(crate) watchdog: bool,
+    pub(crate) screen: bool,
+    pub(crate) reboots: bool,
+    pub(crate) extra: Vec<String>,
+    pub(crate) log: Option<PathBuf>,
+    pub(crate) callback: Option<Callback>,
+}
+
+pub(crate) struct Disk {
+    pub path: PathBuf,
+    pub write_log: Option<PathBuf>,
+}
+
+pub(crate) struct UefiWanted {
+    pub variables: Option<PathBuf>,
+    pub firmware: Option<Firmware>,
+}
+
+pub(crate) struct Kernel {
+    pub image: PathBuf,
+    pub initrd: Option<PathBuf>,
+    pub command_line: String,
+}
+
+pub(crate) struct Lan {
+    pub switch: Switch,
+    pub port: PortId,
+}
+
+pub(crate) struct UserNet {
+    /// The guest's network is 10.0.`subnet`.0/24.
+    pub subnet: u8,
+    pub forwards: Vec<Forward>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Forward {
+    pub host_port: Option<u16>,
+    pub guest_port: u16,
+}
+
+impl Builder {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            disks: Vec::new(),
+            memory_mib: 512,
+            cpus: 2,
+            cache: Cache::default(),
+            uefi: None,
+            kernel: None,
+            lans: Vec::new(),
+            user_net: None,
+            watchdog: false,
+            screen: false,
+            reboots: true,
+            extra: Vec::new(),
+            log: None,
+            callback: None,
+        }
+    }
+
+    /// Adds a raw disk image as virtio-blk. The guest writes to this very file. The first one boots.
+    pub fn disk(mut self, path: impl Into<PathBuf>) -> Self {
+        self.disks.push(Disk { path: path.into(), write_log: None });
+        self
+    }
+
+    /// Records every write, flush and discard to the last disk added (dm-log-writes format, see [`crate::WriteLog`]).
+    /// A log that exists is started anew by [`start`](Self::start) and appended to by [`Vm::restart`].
+    pub fn record_writes(mut self, log: impl Into<PathBuf>) -> Self {
+        if let Some(disk) = self.disks.last_mut() {
+            disk.write_log = Some(log.into());
+        }
+        self
+    }
+
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    pub fn cpus(mut self, count: u32) -> Self {
+        self.cpus = count;
+        self
+    }
+
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = cache;
+        self
+    }
+
+    /// Boots through OVMF with fresh variables, which last until the [`Vm`] is dropped.
+    pub fn uefi(mut self) -> Self {
+        self.uefi = Some(UefiWanted { variables: None, firmware: None });
+        self
+    }
+
+    /// As [`uefi`](Self::uefi), with the variables in a file that stays; made from OVMF's template if missing.
+    pub fn uefi_variables(mut self, path: impl Into<PathBuf>) -> Self {
+        self.uefi = Some(UefiWanted { variables: Some(path.into()), firmware: None });
+        self
+    }
+
+    /// Takes this firmware rather than the host's.
+    pub fn firmware(mut self, firmware: Firmware) -> Self {
+        self.uefi.get_or_insert(UefiWanted { variables: None, firmware: None }).firmware = Some(firmware);
+        self
+    }
+
+    /// Boots a kernel directly, without firmware.
+    pub fn kernel(mut self, image: impl Into<PathBuf>, initrd: Option<PathBuf>, command_line: &str) -> Self {
+        self.kernel = Some(Kernel { image: image.into(), initrd, command_line: command_line.to_owned() });
+        self
+    }
+
+    /// Adds a network card plugged into `switch`; the port is [`Vm::lan_port`]. The MAC address follows from the port.
+    pub fn lan(mut self, switch: &Switch) -> Self {
+        let port = switch.add_port(&self.name);
+        self.lans.push(Lan { switch: switch.clone(), port });
+        self
+    }
+
+    /// Forwards a free UDP port of 127.0.0.1 ([`Vm::host_port`]) to the guest's `guest_port`.
+    ///
+    /// The first forward adds a network card on a network of its own (10.0.n.0/24, n different for each machine of
+    /// this process, the guest is 10.0.n.15 by DHCP, no IPv6) from which the guest reaches nothing but the answers' way back.
+    pub fn forward_udp(self, guest_port: u16) -> Self {
+        self.forward(Forward { host_port: None, guest_port })
+    }
+
+    /// As [`forward_udp`](Self::forward_udp), from a given port of the host.
+    pub fn forward_udp_from(self, host_port: u16, guest_port: u16) -> Self {
+        self.forward(Forward { host_port: Some(host_port), guest_port })
+    }
+
+    fn forward(mut self, forward: Forward) -> Self {
+        self.user_net.get_or_insert_with(UserNet::new).forwards.push(forward);
+        self
+    }
+
+    /// Adds an i6300esb watchdog that resets the machine when the guest stops feeding it.
+    pub fn watchdog(mut self) -> Self {
+        self.watchdog = true;
+        self
+    }
+
+    /// Adds a screen (virtio-vga) for [`Vm::screendump`].
+    pub fn screen(mut self) -> Self {
+        self.screen = true;
+        self
+    }
+
+    /// QEMU ends where the guest would reboot.
+    pub fn no_reboot(mut self) -> Self {
+        self.reboots = false;
+        self
+    }
+
+    /// Further arguments for QEMU, as they are.
+    pub fn arguments<I: Into<String>>(mut self, arguments: impl IntoIterator<Item = I>) -> Self {
+        self.extra.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Writes the serial console, each line with its time, to a file too (a new one).
+    pub fn serial_log(mut self, path: impl Into<PathBuf>) -> Self {
+        self.log = Some(path.into());
+        self
+    }
+
+    /// Hands each line of the serial console to `callback`, on the reader's thread.
+    pub fn on_line(mut self, callback: impl FnMut(&Line) + Send + 'static) -> Self {
+        self.callback = Some(Box::new(callback));
+        self
+    }
+
+    /// Starts the machine.
+    ///
+    /// # Errors
+    /// QEMU or OVMF not installed, a file that cannot be opened, or QEMU ending at once (with what it said).
+    pub fn start(self) -> Result<Vm, Error> {
+        Vm::start(self)
+    }
+
+    /// Starts the machine with its console on this terminal and waits for it to end. Ctrl-A X leaves, Ctrl-A H helps.
+    pub fn interactive(self) -> Result<(), Error> {
+        Vm::interactive(self)
+    }
+}
+
+impl UserNet {
+    fn new() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        // 10.0.16.0 to 10.0.215.0; 10.0.2.0 is what every other QEMU uses.
+        Self { subnet: 16 + NEXT.fetch_add(1, Ordering::Relaxed) % 200, forwards: Vec::new() }
+    }
+}
