@@ -113,13 +113,23 @@ where
     Fut: Future<Output = (Result<Answer>, S)>,
 {
     let mut stream = stream;
-    let request: Request = decode(&frame::expect(&mut stream, MAX_FRAME).await?)?;
-    let (answer, mut stream) = handler(Call { method: request.method, params: request.params }, stream).await;
+    let call = read_call(&mut stream).await?;
+    let (answer, mut stream) = handler(call, stream).await;
+    reply(&mut stream, answer).await
+}
+
+/// The two halves of [`serve_one`], for methods whose raw bytes follow the answer (`get`).
+pub async fn read_call<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Call> {
+    let request: Request = decode(&frame::expect(stream, MAX_FRAME).await?)?;
+    Ok(Call { method: request.method, params: request.params })
+}
+
+pub async fn reply<S: AsyncWrite + Unpin>(stream: &mut S, answer: Result<Answer>) -> Result<()> {
     let response = match answer {
         Ok(Answer(value)) => Response::Ok(value),
         Err(e) => Response::Error(format!("{e:#}")),
     };
-    frame::write(&mut stream, &encode(&response)?).await?;
+    frame::write(stream, &encode(&response)?).await?;
     Ok(())
 }
 

@@ -193,3 +193,37 @@ pub struct PutParams {
     pub name: String,
     pub size: u64,
 }
+
+/// Answer to the owner's `get` (its parameter is the MCID's text): so many raw bytes follow the answer frame. A raw block has no
+/// name. A stream that ends early means that the rest could not be had.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GetAnswer {
+    pub name: String,
+    pub size: u64,
+}
+
+/// Parameters of `logs`. An empty unit means all of them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogsParams {
+    pub unit: String,
+    pub max_lines: u32,
+}
+
+/// Parameters of `restart` and `probe`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct UnitParams {
+    pub unit: String,
+}
+
+/// Parameters of `kill`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct KillParams {
+    pub unit: String,
+    pub signal: i32,
+}
+
+/// Parameters of `reboot` and `poweroff`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PowerParams {
+    pub reason: String,
+}
