@@ -1,0 +1,196 @@
+//! `config.toml`: what the owner wants of a node.
+//!
+//! What is written ([`written`]) becomes what is meant ([`Config`]) in one validating step. Every field is optional; its
+//! comment says what absence means. Unknown keys are refused by name: a typo must not be silence.
+
+mod written;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use os_identity::NodeId;
+
+/// The format version this code writes and the newest that it reads.
+pub const VERSION: u32 = 1;
+/// Largest `config.toml`, in bytes.
+pub const MAX_SIZE: u64 = 64 * 1024;
+
+/// A node's configuration, validated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What people call the node: 1 to 63 of `[a-z0-9-]`. Default `macula`.
+    pub name: String,
+    /// Default `home`.
+    pub realm: String,
+    /// Whoever may do everything here. Absent: nobody (the node waits to be paired).
+    pub owner: Option<NodeId>,
+    pub mesh: Mesh,
+    pub update: Update,
+    pub gate: Gate,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mesh {
+    /// UDP port, default 4433.
+    pub port: u16,
+    /// Announce and look for neighbours by mDNS, default true.
+    pub mdns: bool,
+    /// Nodes to meet at start, default none.
+    pub seeds: Vec<Seed>,
+}
+
+/// `did:key:...@ip:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seed {
+    pub node: NodeId,
+    pub address: SocketAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// The channel to follow. Absent: the node updates only when told to.
+    pub channel: Option<Channel>,
+    /// Keys whose signatures make a release, default none: then no release is accepted.
+    pub release_keys: Vec<NodeId>,
+    /// How many of them must have signed, default 1.
+    pub threshold: usize,
+    /// Seconds between looks at the channel, default 60.
+    pub interval_s: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    pub publisher: NodeId,
+    pub name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// Seconds after boot by which a trial must have passed, default 180.
+    pub timeout_s: u32,
+    /// Seconds that all required units must stay ready, default 10.
+    pub steady_s: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "macula".into(),
+            realm: "home".into(),
+            owner: None,
+            mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new() },
+            update: Update { channel: None, release_keys: Vec::new(), threshold: 1, interval_s: 60 },
+            gate: Gate { timeout_s: 180, steady_s: 10 },
+        }
+    }
+}
+
+/// Why a configuration is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {0}: {1}")]
+    Read(PathBuf, std::io::Error),
+    #[error("{0} is larger than {MAX_SIZE} bytes")]
+    TooLarge(PathBuf),
+    #[error("not valid TOML or not a known key: {0}")]
+    Toml(#[from] toml::de::Error),
+    #[error("`{key}`: {why}")]
+    Value { key: String, why: String },
+}
+
+impl ConfigError {
+    fn value(key: impl Into<String>, why: impl ToString) -> Self {
+        ConfigError::Value { key: key.into(), why: why.to_string() }
+    }
+}
+
+/// Where a node keeps it. `MACULA_CONFIG` moves it, for tests on a host.
+pub fn path() -> PathBuf {
+    std::env::var_os("MACULA_CONFIG").map_or_else(|| PathBuf::from("/state/config.toml"), PathBuf::from)
+}
+
+impl Config {
+    /// Reads the node's configuration; the defaults when there is no file.
+    pub fn load() -> Result<Self, ConfigError> {
+        Self::load_from(&path())
+    }
+
+    pub fn load_from(path: &Path) -> Result<Self, ConfigError> {
+        let read = |e| ConfigError::Read(path.to_path_buf(), e);
+        match std::fs::metadata(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) => return Err(read(e)),
+            Ok(m) if m.len() > MAX_SIZE => return Err(ConfigError::TooLarge(path.to_path_buf())),
+            Ok(_) => {}
+        }
+        Self::parse(&std::fs::read_to_string(path).map_err(read)?)
+    }
+
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        toml::from_str::<written::Config>(text)?.try_into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx";
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        assert_eq!(Config::load_from(Path::new("/nonexistent/config.toml")).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_full_file_is_understood() {
+        let text = format!(
+            r#"
+            version = 1
+            name = "roof-3"
+            realm = "acme"
+            owner = "{KEY}"
+            [mesh]
+            port = 5000
+            mdns = false
+            seeds = ["{KEY}@192.0.2.1:4433", "{KEY}@[2001:db8::1]:4433"]
+            [update]
+            channel = "stable"
+            publisher = "{KEY}"
+            release_keys = ["{KEY}"]
+            interval_s = 15
+            [gate]
+            timeout_s = 60
+            "#
+        );
+        let config = Config::parse(&text).unwrap();
+        let key: NodeId = KEY.parse().unwrap();
+        assert_eq!(config.owner, Some(key));
+        assert_eq!(config.mesh.seeds[1].address.to_string(), "[2001:db8::1]:4433");
+        assert_eq!(config.update.channel, Some(Channel { publisher: key, name: "stable".into() }));
+        assert_eq!((config.gate.timeout_s, config.gate.steady_s), (60, 10));
+    }
+
+    #[test]
+    fn mistakes_name_their_key() {
+        let cases = [
+            ("nmae = \"x\"", "nmae"),
+            ("version = 2", "version"),
+            ("name = \"Kitchen Pi\"", "name"),
+            ("owner = \"me\"", "owner"),
+            ("[mesh]\nport = 70000", "port"),
+            ("[mesh]\nport = 0", "mesh.port"),
+            ("[mesh]\nseeds = [\"192.0.2.1:4433\"]", "mesh.seeds[0]"),
+            ("[update]\nchannel = \"stable\"", "update.publisher"),
+            ("[update]\nthreshold = 0", "update.threshold"),
+            ("[update]\nthreshold = 2", "update.threshold"),
+            ("[gate]\ntimeout_s = 5", "gate.timeout_s"),
+            ("[mesh", "TOML"),
+        ];
+        for (text, key) in cases {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(key), "{text}: {error}");
+        }
+    }
+}

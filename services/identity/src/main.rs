@@ -1,1 +1,114 @@
-fn main() {}
+//! Holds the node key: makes it on first boot, signs with it, shows it to nobody.
+//!
+//! The key lives in `/state/identity/node.key`, readable by this service alone, written so that a power cut leaves
+//! either no key (the next boot makes one) or a whole one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use os_identity::{NodeKey, domain};
+use services_api::identity::Chain;
+use services_api::{bus, daemon, durable};
+
+/// Most that is ever signed as one record.
+const MAX_RECORD: usize = 4096;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    daemon::init_logging();
+    let key = Arc::new(load_or_make(&key_path())?);
+    let listener = bus::listen("identity")?;
+    tracing::info!("node {}", key.node_id());
+    daemon::status(&key.node_id().to_string());
+    daemon::ready();
+    let everybody =
+        [bus::uid::MESH, bus::uid::DHT, bus::uid::CONTENT, bus::uid::RECONCILER, bus::uid::UPDATE];
+    bus::serve(listener, &everybody, |builder, uid| {
+        builder.serve_at("/io/macula/Identity", Identity { key: key.clone(), uid })
+    })
+    .await
+}
+
+fn key_path() -> PathBuf {
+    let dir = std::env::var_os("STATE_DIRECTORY").unwrap_or_else(|| "/state/identity".into());
+    Path::new(&dir).join("node.key")
+}
+
+/// Reads the key. Makes one only where there has never been one: a node that lost its key must say so, not become
+/// another node in silence.
+fn load_or_make(path: &Path) -> Result<NodeKey> {
+    if let Some(bytes) = durable::read(path) {
+        return parse(&bytes).with_context(|| format!("{} does not hold a key", path.display()));
+    }
+    if path.exists() {
+        bail!(
+            "{} is damaged and so is its previous copy; restore it from a backup, or remove it to become a new node",
+            path.display()
+        );
+    }
+    let key = NodeKey::generate().context("no random numbers for the node key")?;
+    let hex = data_encoding::HEXLOWER.encode(key.seed().as_ref());
+    durable::write(path, hex.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    tracing::info!("made this node's key");
+    Ok(key)
+}
+
+fn parse(bytes: &[u8]) -> Result<NodeKey> {
+    let seed = data_encoding::HEXLOWER.decode(bytes)?;
+    let seed: [u8; 32] = seed.try_into().ok().context("a key is 32 bytes")?;
+    Ok(NodeKey::from_seed(&seed))
+}
+
+/// One client's view: what may be signed depends on who asks.
+struct Identity {
+    key: Arc<NodeKey>,
+    uid: u32,
+}
+
+impl Identity {
+    fn only(&self, uid: u32) -> zbus::fdo::Result<()> {
+        let text = format!("uid {} may not have this signed", self.uid);
+        if self.uid == uid || self.uid == 0 { Ok(()) } else { Err(zbus::fdo::Error::AccessDenied(text)) }
+    }
+}
+
+#[zbus::interface(name = "io.macula.Identity1")]
+impl Identity {
+    fn node_id(&self) -> Vec<u8> {
+        self.key.node_id().to_vec()
+    }
+
+    fn certify_session(&self, session_key: Vec<u8>) -> zbus::fdo::Result<Chain> {
+        self.only(bus::uid::MESH)?;
+        let session = bus::node_id(&session_key)?;
+        let now = daemon::now_ms() / 1000;
+        let (leaf, ca) = os_certificate::certify(&*self.key, session.as_bytes(), now).map_err(bus::failed)?;
+        Ok((leaf.to_vec(), ca.to_vec()))
+    }
+
+    fn sign_record(&self, payload: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {
+        self.only(bus::uid::DHT)?;
+        if payload.len() > MAX_RECORD {
+            return Err(zbus::fdo::Error::InvalidArgs(format!("a record is at most {MAX_RECORD} bytes")));
+        }
+        Ok(self.key.sign(domain::DHT_RECORD, &payload).to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_and_a_damaged_one_is_never_replaced() {
+        let dir = std::env::temp_dir().join(format!("macula-identity-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("node.key");
+        let made = load_or_make(&path).unwrap().node_id();
+        assert_eq!(load_or_make(&path).unwrap().node_id(), made);
+        std::fs::write(&path, b"garbage").unwrap();
+        assert!(load_or_make(&path).err().unwrap().to_string().contains("damaged"));
+    }
+}

@@ -1,0 +1,142 @@
+//! `config.toml` as written.
+
+use os_identity::NodeId;
+use serde::Deserialize;
+
+use crate::{Channel, ConfigError, Gate, Mesh, Seed, Update, VERSION};
+
+const MAX_SEEDS: usize = 64;
+const MAX_KEYS: usize = 32;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    version: Option<u32>,
+    name: Option<String>,
+    realm: Option<String>,
+    owner: Option<String>,
+    #[serde(default)]
+    mesh: MeshTable,
+    #[serde(default)]
+    update: UpdateTable,
+    #[serde(default)]
+    gate: GateTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct MeshTable {
+    port: Option<u16>,
+    mdns: Option<bool>,
+    #[serde(default)]
+    seeds: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct UpdateTable {
+    channel: Option<String>,
+    publisher: Option<String>,
+    #[serde(default)]
+    release_keys: Vec<String>,
+    threshold: Option<usize>,
+    interval_s: Option<u32>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct GateTable {
+    timeout_s: Option<u32>,
+    steady_s: Option<u32>,
+}
+
+impl TryFrom<Config> for crate::Config {
+    type Error = ConfigError;
+
+    fn try_from(w: Config) -> Result<Self, ConfigError> {
+        if w.version.is_some_and(|v| v != VERSION) {
+            return Err(ConfigError::value("version", format!("this release reads version {VERSION}")));
+        }
+        let defaults = crate::Config::default();
+        Ok(Self {
+            name: w.name.map_or(Ok(defaults.name), |n| name("name", n))?,
+            realm: w.realm.map_or(Ok(defaults.realm), |n| name("realm", n))?,
+            owner: w.owner.map(|o| key("owner", &o)).transpose()?,
+            mesh: mesh(w.mesh, defaults.mesh)?,
+            update: update(w.update, defaults.update)?,
+            gate: gate(w.gate, defaults.gate)?,
+        })
+    }
+}
+
+fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {
+    if w.port == Some(0) {
+        return Err(ConfigError::value("mesh.port", "a port is 1 to 65535"));
+    }
+    if w.seeds.len() > MAX_SEEDS {
+        return Err(ConfigError::value("mesh.seeds", format!("at most {MAX_SEEDS} seeds")));
+    }
+    let seeds = w.seeds.iter().enumerate().map(|(i, s)| seed(&format!("mesh.seeds[{i}]"), s));
+    Ok(Mesh {
+        port: w.port.unwrap_or(defaults.port),
+        mdns: w.mdns.unwrap_or(defaults.mdns),
+        seeds: seeds.collect::<Result<_, _>>()?,
+    })
+}
+
+fn update(w: UpdateTable, defaults: Update) -> Result<Update, ConfigError> {
+    if w.release_keys.len() > MAX_KEYS {
+        return Err(ConfigError::value("update.release_keys", format!("at most {MAX_KEYS} keys")));
+    }
+    let keys = w.release_keys.iter().enumerate().map(|(i, k)| key(&format!("update.release_keys[{i}]"), k));
+    let release_keys: Vec<NodeId> = keys.collect::<Result<_, _>>()?;
+    let threshold = w.threshold.unwrap_or(defaults.threshold);
+    if threshold == 0 || threshold > release_keys.len().max(1) {
+        let why = format!("must be 1 to the number of release_keys ({})", release_keys.len());
+        return Err(ConfigError::value("update.threshold", why));
+    }
+    let channel = match (w.channel, w.publisher) {
+        (None, None) => None,
+        (Some(n), Some(p)) => {
+            Some(Channel { publisher: key("update.publisher", &p)?, name: name("update.channel", n)? })
+        }
+        (Some(_), None) => {
+            return Err(ConfigError::value("update.publisher", "a channel needs its publisher's did:key"));
+        }
+        (None, Some(_)) => return Err(ConfigError::value("update.channel", "a publisher needs a channel")),
+    };
+    let interval_s = w.interval_s.unwrap_or(defaults.interval_s).clamp(5, 24 * 3600);
+    Ok(Update { channel, release_keys, threshold, interval_s })
+}
+
+fn gate(w: GateTable, defaults: Gate) -> Result<Gate, ConfigError> {
+    let gate = Gate {
+        timeout_s: w.timeout_s.unwrap_or(defaults.timeout_s),
+        steady_s: w.steady_s.unwrap_or(defaults.steady_s),
+    };
+    if gate.timeout_s < gate.steady_s + 10 {
+        let why = "must be at least ten seconds more than gate.steady_s, or no trial could pass";
+        return Err(ConfigError::value("gate.timeout_s", why));
+    }
+    Ok(gate)
+}
+
+fn name(key: &str, text: String) -> Result<String, ConfigError> {
+    let fits = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fits && (1..=63).contains(&text.len()) && !text.starts_with('-') {
+        Ok(text)
+    } else {
+        Err(ConfigError::value(key, "1 to 63 of a-z, 0-9 and -"))
+    }
+}
+
+fn key(key: &str, text: &str) -> Result<NodeId, ConfigError> {
+    text.parse().map_err(|e| ConfigError::value(key, e))
+}
+
+fn seed(at: &str, text: &str) -> Result<Seed, ConfigError> {
+    let (node, address) =
+        text.split_once('@').ok_or_else(|| ConfigError::value(at, "a seed reads did:key:...@ip:port"))?;
+    let address = address.parse().map_err(|_| ConfigError::value(at, "after @ comes ip:port"))?;
+    Ok(Seed { node: key(at, node)?, address })
+}
