@@ -1,0 +1,378 @@
+//! Makes Macula OS images: a board's profile, pinned Debian packages and our own binaries become a root file system,
+//! a UKI, a disk image and a description of what a release consists of.
+//!
+//! Needs neither root nor loop devices. Equal inputs give equal bytes. Everything is written to a temporary folder
+//! inside the output folder and renamed at the end; a crash leaves that folder (`.new-*`) and no stamp, so that the
+//! next build starts over.
+
+mod cpio;
+mod disk;
+mod error;
+pub mod esp;
+mod initramfs;
+mod kernel;
+mod modules;
+pub mod parts;
+pub mod progress;
+pub mod root;
+pub mod sparse;
+mod stamp;
+mod state;
+pub mod tools;
+pub mod uki;
+pub mod verity;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hardware_schema::Board;
+use image_layout::{ESP_BYTES, FIRST_SEQ, STATE_BYTES, check_fits, entry_name};
+use serde::{Deserialize, Serialize};
+
+pub use error::{BuildError, Result};
+pub use esp::write_file as esp_write_file;
+pub use progress::Progress;
+pub use tools::{HOST_PACKAGES, TEST_PACKAGES};
+
+use error::At;
+use kernel::Kernel;
+use modules::ModuleTree;
+use parts::Lock;
+use root::{Root, Tree};
+
+/// Our own binaries, by file name. `init` goes into the initramfs, the others into the root's `/usr/bin`.
+pub const PROGRAMS: [&str; 10] = [
+    "init",
+    "supervisor",
+    "identity",
+    "mesh",
+    "dht",
+    "content",
+    "reconciler",
+    "update",
+    "network",
+    "maculactl",
+];
+const INIT: &str = "init";
+
+const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
+const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+const E2FSCK: &str = "usr/sbin/e2fsck.static";
+const NAME: &str = "Macula OS";
+
+/// All that decides what an image becomes.
+pub struct ImageSpec {
+    pub board: Board,
+    /// 1 to 64 letters, digits and `.+~-`; starts with a digit.
+    pub version: String,
+    pub lock: Lock,
+    /// Downloads and unpacked packages; may be shared by all builds and deleted at any time.
+    pub cache_dir: PathBuf,
+    /// Name to file; `init` must be there. See [`programs_in`].
+    pub programs: BTreeMap<String, PathBuf>,
+    /// Unit files (`*.toml`) or folders of them.
+    pub units: Vec<PathBuf>,
+    /// More files for the root, by relative path. Those below `usr/bin` are executable.
+    pub overlay: BTreeMap<String, Vec<u8>>,
+    /// Whether to make the disk image too, or only what a release consists of.
+    pub disk_image: bool,
+    /// Where the outputs go. One folder for each board and version.
+    pub out_dir: PathBuf,
+}
+
+/// What a build made. Paths are absolute if `out_dir` was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltImage {
+    pub board: String,
+    pub version: String,
+    pub out_dir: PathBuf,
+    /// EROFS with its hash tree, as it is written to a root partition.
+    pub root: OutFile,
+    /// Hexadecimal root hash of dm-verity.
+    pub verity_root: String,
+    pub uki: OutFile,
+    /// Description of root and UKI for `maculactl release create`.
+    pub artifacts: OutFile,
+    pub disk: Option<DiskImage>,
+    /// Whether an earlier build's outputs were found to be what is wanted.
+    #[serde(skip)]
+    pub reused: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskImage {
+    /// Sparse.
+    pub raw: OutFile,
+    /// The same, compressed with zstd.
+    pub compressed: OutFile,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutFile {
+    pub path: PathBuf,
+    pub size: u64,
+}
+
+/// `artifacts.json`.
+#[derive(Serialize)]
+struct Artifacts<'a> {
+    board: &'a str,
+    version: &'a str,
+    root: RootArtifact<'a>,
+    uki: Artifact<'a>,
+}
+
+#[derive(Serialize)]
+struct RootArtifact<'a> {
+    file: &'a str,
+    size: u64,
+    verity_root: &'a str,
+}
+
+#[derive(Serialize)]
+struct Artifact<'a> {
+    file: &'a str,
+    size: u64,
+}
+
+/// All of [`PROGRAMS`] from one folder, such as a cargo target folder.
+pub fn programs_in(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let programs: BTreeMap<_, _> =
+        PROGRAMS.iter().map(|name| (name.to_string(), folder.join(name))).collect();
+    let missing: Vec<_> =
+        programs.iter().filter(|(_, path)| !path.is_file()).map(|(name, _)| name.as_str()).collect();
+    if missing.is_empty() {
+        return Ok(programs);
+    }
+    Err(BuildError::Input(format!("{} lacks {}; build them first", folder.display(), missing.join(", "))))
+}
+
+/// Builds what `spec` asks for, or finds that it has been built already.
+pub fn build(spec: &ImageSpec, progress: &Progress) -> Result<BuiltImage> {
+    check(spec)?;
+    let inputs = stamp::inputs(spec)?;
+    if let Some(image) = stamp::find(&spec.out_dir, &inputs) {
+        return Ok(BuiltImage { reused: true, ..image });
+    }
+    std::fs::create_dir_all(&spec.out_dir).at("create", &spec.out_dir)?;
+    stamp::remove(&spec.out_dir)?;
+    let work = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempdir_in(&spec.out_dir)
+        .at("create a folder in", &spec.out_dir)?;
+    let image = Build { spec, work: work.path(), progress }.run()?;
+    stamp::write(&spec.out_dir, inputs, &image)?;
+    Ok(image)
+}
+
+fn check(spec: &ImageSpec) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || ".+~-".contains(c);
+    let version = &spec.version;
+    if version.len() > 64 || !version.starts_with(|c: char| c.is_ascii_digit()) || !version.chars().all(good)
+    {
+        return Err(BuildError::Input(format!(
+            "version {version:?} is not 1 to 64 letters, digits and .+~-, digit first"
+        )));
+    }
+    if !spec.programs.contains_key(INIT) {
+        return Err(BuildError::Input("no `init` among the programs".to_owned()));
+    }
+    Ok(())
+}
+
+impl ImageSpec {
+    fn part_names(&self) -> [&str; 3] {
+        [&self.board.kernel_part, &self.board.boot_part, &self.board.fsck_part]
+    }
+
+    /// The unit files, sorted by name.
+    fn unit_files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for path in &self.units {
+            if !path.is_dir() {
+                files.push(path.clone());
+                continue;
+            }
+            for entry in std::fs::read_dir(path).at("list", path)? {
+                let file = entry.at("list", path)?.path();
+                if file.extension().is_some_and(|extension| extension == "toml") {
+                    files.push(file);
+                }
+            }
+        }
+        files.sort_by_key(|path| path.file_name().map(|name| name.to_owned()));
+        Ok(files)
+    }
+}
+
+/// One build under way.
+struct Build<'a> {
+    spec: &'a ImageSpec,
+    work: &'a Path,
+    progress: &'a Progress,
+}
+
+impl Build<'_> {
+    fn run(&self) -> Result<BuiltImage> {
+        let spec = self.spec;
+        let parts = parts::unpack(&spec.lock, &spec.part_names(), &spec.cache_dir, self.progress)?;
+        let kernel = Kernel::find(&spec.board.kernel_part, parts.root(&spec.board.kernel_part)?)?;
+        let mut modules = ModuleTree::open(&kernel.modules)?;
+        let root = self.root(&mut modules)?;
+        let boot = parts.root(&spec.board.boot_part)?;
+        let e2fsck = parts.root(&spec.board.fsck_part)?.join(E2FSCK);
+        let uki = self.uki(&mut modules, &kernel, &root, &boot.join(STUB), &e2fsck)?;
+        let artifacts = self.artifacts(&root, uki.len() as u64)?;
+        let disk =
+            if spec.disk_image { Some(self.disk(&root, &uki, &boot.join(BOOT_LOADER))?) } else { None };
+        Ok(BuiltImage {
+            board: spec.board.board.clone(),
+            version: spec.version.clone(),
+            out_dir: spec.out_dir.clone(),
+            root: self.keep("root.img")?,
+            verity_root: root.verity_root,
+            uki: self.keep("uki.efi")?,
+            artifacts: self.keep(artifacts)?,
+            disk: match disk {
+                None => None,
+                Some((raw, compressed)) => {
+                    Some(DiskImage { raw: self.keep(&raw)?, compressed: self.keep(&compressed)? })
+                }
+            },
+            reused: false,
+        })
+    }
+
+    fn root(&self, modules: &mut ModuleTree) -> Result<Root> {
+        let step = self.progress.step("root file system");
+        let mut tree = Tree::default();
+        tree.bytes("usr/lib/os-release", false, self.os_release(true))?;
+        for (name, path) in self.spec.programs.iter().filter(|(name, _)| *name != INIT) {
+            tree.copy(&format!("usr/bin/{name}"), true, path)?;
+        }
+        for path in self.spec.unit_files()? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            tree.copy(&format!("usr/lib/macula/units/{name}"), false, &path)?;
+        }
+        let selected = modules.select(&self.spec.board.root)?;
+        tree.bytes("usr/lib/modules/modules.toml", false, selected.toml)?;
+        for (name, content) in selected.files {
+            tree.bytes(&format!("usr/lib/modules/{name}"), false, content)?;
+        }
+        for (path, bytes) in &self.spec.overlay {
+            tree.bytes(path, path.starts_with("usr/bin/"), bytes.clone())?;
+        }
+        let root = tree.make(self.work, &self.work.join("root.img"))?;
+        step.done(&progress::mib(root.bytes));
+        Ok(root)
+    }
+
+    fn uki(
+        &self,
+        modules: &mut ModuleTree,
+        kernel: &Kernel,
+        root: &Root,
+        stub: &Path,
+        e2fsck: &Path,
+    ) -> Result<Vec<u8>> {
+        let step = self.progress.step("kernel and initramfs");
+        let selected = modules.select(&self.spec.board.initramfs)?;
+        let init = self.spec.programs.get(INIT).map_or(Path::new(INIT), PathBuf::as_path);
+        let initrd = initramfs::make(&read(init)?, &read(e2fsck)?, &selected)
+            .at("compress the initramfs with", init)?;
+        let cmdline = format!(
+            "{} macula.verity={},{},{} macula.version={} macula.board={}",
+            self.spec.board.cmdline,
+            root.verity_root,
+            root.verity_salt,
+            root.data_blocks,
+            self.spec.version,
+            self.spec.board.board,
+        );
+        let content = uki::Uki {
+            os_release: &self.os_release(false),
+            cmdline: &cmdline,
+            uname: &kernel.release,
+            initrd: &initrd,
+            linux: &read(&kernel.image)?,
+        };
+        let bytes = uki::build(&read(stub)?, &content)?;
+        // The ESP holds both slots' UKIs and, during an update, a third one.
+        check_fits("the UKI", bytes.len() as u64, ESP_BYTES / 4)?;
+        let path = self.work.join("uki.efi");
+        std::fs::write(&path, &bytes).at("write", &path)?;
+        step.done(&format!(
+            "{}, initramfs {}",
+            progress::mib(bytes.len() as u64),
+            progress::mib(initrd.len() as u64)
+        ));
+        Ok(bytes)
+    }
+
+    /// `full`: the one in the root, which may say `ID=`; the UKI's must not.
+    fn os_release(&self, full: bool) -> String {
+        let (version, board) = (&self.spec.version, &self.spec.board.board);
+        let common = format!("NAME=\"{NAME}\"\nPRETTY_NAME=\"{NAME} {version}\"\nVERSION_ID={version}\n");
+        if full { format!("{common}ID=macula\nMACULA_BOARD={board}\n") } else { common }
+    }
+
+    fn artifacts(&self, root: &Root, uki_size: u64) -> Result<&'static str> {
+        let artifacts = Artifacts {
+            board: &self.spec.board.board,
+            version: &self.spec.version,
+            root: RootArtifact { file: "root.img", size: root.bytes, verity_root: &root.verity_root },
+            uki: Artifact { file: "uki.efi", size: uki_size },
+        };
+        let name = "artifacts.json";
+        let text =
+            serde_json::to_string_pretty(&artifacts).map_err(|error| BuildError::Input(error.to_string()))?;
+        let path = self.work.join(name);
+        std::fs::write(&path, text + "\n").at("write", &path)?;
+        Ok(name)
+    }
+
+    /// Makes raw and compressed disk image; returns their names.
+    fn disk(&self, root: &Root, uki: &[u8], boot_loader: &Path) -> Result<(String, String)> {
+        let step = self.progress.step("disk image");
+        let raw = format!("macula-os-{}-{}.img", self.spec.board.board, self.spec.version);
+        let state = self.work.join("state.img");
+        state::make(&state, STATE_BYTES)?;
+        let content = disk::Content {
+            seed: &format!("{} {} {}", self.spec.board.board, self.spec.version, root.verity_root),
+            esp: esp::Content { boot_loader: &read(boot_loader)?, entry: &entry_name(FIRST_SEQ)?, uki },
+            root: &self.work.join("root.img"),
+            state: &state,
+        };
+        disk::write(&self.work.join(&raw), &content)?;
+        step.done(&raw);
+        let mut step = self.progress.step("compress disk image");
+        let compressed = format!("{raw}.zst");
+        let size = disk::compress(&self.work.join(&raw), &self.work.join(&compressed), &mut step)?;
+        step.done(&format!("{compressed} ({})", progress::mib(size)));
+        Ok((raw, compressed))
+    }
+
+    /// Moves a finished file to the output folder.
+    fn keep(&self, name: &str) -> Result<OutFile> {
+        let path = self.spec.out_dir.join(name);
+        std::fs::rename(self.work.join(name), &path).at("rename to", &path)?;
+        let size = std::fs::metadata(&path).at("inspect", &path)?.len();
+        Ok(OutFile { path, size })
+    }
+}
+
+impl BuiltImage {
+    /// All output files with their sizes.
+    fn files(&self) -> Vec<(PathBuf, u64)> {
+        let disk = self.disk.iter().flat_map(|disk| [&disk.raw, &disk.compressed]);
+        [&self.root, &self.uki, &self.artifacts]
+            .into_iter()
+            .chain(disk)
+            .map(|file| (file.path.clone(), file.size))
+            .collect()
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).at("read", path)
+}

@@ -1,0 +1,108 @@
+//! The ESP: FAT32 inside a disk image, written in place, and files put on it afterwards.
+//!
+//! Made without time stamps and with a fixed volume id, so equal content gives equal bytes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use image_layout::{BOOT_LOADER_PATH, ENTRIES_DIR, ESP, LOADER_CONF_PATH, SECTOR_BYTES};
+
+use crate::error::{At, BuildError, Result};
+use crate::sparse::Slice;
+
+/// 4 KiB clusters make 131 000 of them: safely FAT32, which needs 65 525.
+const CLUSTER_BYTES: u32 = 4096;
+const VOLUME_ID: u32 = 0x4d41_4355;
+const LABEL: [u8; 11] = *b"MACULA ESP ";
+
+/// `timeout 0`: no menu. `reboot-on-error`: a UKI that cannot be loaded costs its trial a try instead of a visit of
+/// the firmware's shell. No `default`: it would make systemd-boot ignore exhausted tries.
+const LOADER_CONF: &str = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nreboot-on-error yes\n";
+
+/// What the ESP of a new image holds.
+pub struct Content<'a> {
+    /// systemd-boot.
+    pub boot_loader: &'a [u8],
+    /// Name of the only entry, such as `macula-000001.efi`.
+    pub entry: &'a str,
+    pub uki: &'a [u8],
+}
+
+/// Formats the ESP's range of `disk`, which must hold zeros, and fills it.
+pub fn write(disk: &File, path: &Path, content: &Content) -> Result<()> {
+    let options = FormatVolumeOptions::new()
+        .fat_type(FatType::Fat32)
+        .bytes_per_cluster(CLUSTER_BYTES)
+        .bytes_per_sector(SECTOR_BYTES as u16)
+        .total_sectors((ESP.bytes / SECTOR_BYTES) as u32)
+        .volume_id(VOLUME_ID)
+        .volume_label(LABEL);
+    fatfs::format_volume(slice(disk), options).at("format the ESP of", path)?;
+    put(disk, BOOT_LOADER_PATH, content.boot_loader).at("write the boot loader to the ESP of", path)?;
+    put(disk, LOADER_CONF_PATH, LOADER_CONF.as_bytes()).at("write loader.conf to the ESP of", path)?;
+    put(disk, &format!("{ENTRIES_DIR}/{}", content.entry), content.uki)
+        .at("write the UKI to the ESP of", path)
+}
+
+/// Puts a file on the ESP of the raw disk image at `image`; an existing one is replaced. `name` may have folders.
+/// Not for an image that a machine is running from.
+pub fn write_file(image: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let disk = open(image, true)?;
+    put(&disk, name, bytes).at("write a file to the ESP of", image)
+}
+
+/// Reads a file from the ESP of the raw disk image at `image`.
+pub fn read_file(image: &Path, name: &str) -> Result<Vec<u8>> {
+    let disk = open(image, false)?;
+    let read = || {
+        let fs = FileSystem::new(slice(&disk), FsOptions::new())?;
+        let mut bytes = Vec::new();
+        fs.root_dir().open_file(name)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().at("read a file from the ESP of", image)
+}
+
+/// Names in a folder on the ESP of the raw disk image at `image`, sorted.
+pub fn list(image: &Path, folder: &str) -> Result<Vec<String>> {
+    let disk = open(image, false)?;
+    let read = || {
+        let fs = FileSystem::new(slice(&disk), FsOptions::new())?;
+        let folder = fs.root_dir().open_dir(folder)?;
+        let names = folder.iter().map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
+        Ok(names.into_iter().filter(|name| name != "." && name != "..").collect())
+    };
+    let mut names: Vec<String> = read().at("list the ESP of", image)?;
+    names.sort();
+    Ok(names)
+}
+
+fn open(image: &Path, write: bool) -> Result<File> {
+    let disk = OpenOptions::new().read(true).write(write).open(image).at("open", image)?;
+    if disk.metadata().at("inspect", image)?.len() < ESP.end() {
+        let reason = "is too short to be one of our raw images (is it compressed?)".to_owned();
+        return Err(BuildError::Disk { path: image.to_path_buf(), reason });
+    }
+    Ok(disk)
+}
+
+fn slice(disk: &File) -> Slice<'_> {
+    Slice::new(disk, ESP.start, ESP.bytes)
+}
+
+fn put(disk: &File, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let fs = FileSystem::new(slice(disk), FsOptions::new())?;
+    {
+        let root = fs.root_dir();
+        for (end, _) in name.match_indices('/') {
+            root.create_dir(&name[..end])?;
+        }
+        let mut file = root.create_file(name)?;
+        file.truncate()?;
+        file.write_all(bytes)?;
+        file.flush()?;
+    }
+    fs.unmount()
+}
