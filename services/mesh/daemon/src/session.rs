@@ -1,0 +1,63 @@
+//! This boot's session key and its certificate.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mesh_transport::{Credentials, client_config, server_config};
+use os_identity::{NodeId, NodeKey};
+use quinn::Endpoint;
+use rustls_pki_types::CertificateDer;
+use services_api::bus;
+use services_api::identity::IdentityProxy;
+
+/// Certificates live for two weeks; a new one every day leaves room for an identity service that is down for long.
+const RENEW: Duration = Duration::from_secs(24 * 3600);
+
+/// A session key that identity has certified.
+pub struct Session {
+    node: NodeId,
+    key: NodeKey,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl Session {
+    pub async fn certified() -> Result<Self> {
+        let key = NodeKey::generate().context("no random numbers for the session key")?;
+        let (node, chain) = certify(&key).await?;
+        Ok(Self { node, key, chain })
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub fn credentials(&self) -> Result<Credentials> {
+        Ok(Credentials { chain: self.chain.clone(), session_key: self.key.to_pkcs8_der()?.to_vec() })
+    }
+
+    /// Gives the endpoint a new session key and certificate every day. Connections that are up keep theirs.
+    pub async fn keep_fresh(self, endpoint: Endpoint) {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            let fresh = bus::retry("session certificate", Session::certified).await;
+            if let Err(e) = fresh.install(&endpoint) {
+                tracing::error!("new session certificate is not usable: {e:#}");
+            }
+        }
+    }
+
+    fn install(&self, endpoint: &Endpoint) -> Result<()> {
+        let credentials = self.credentials()?;
+        let mut endpoint = endpoint.clone();
+        endpoint.set_server_config(Some(server_config(&credentials)?));
+        endpoint.set_default_client_config(client_config(&credentials)?);
+        Ok(())
+    }
+}
+
+async fn certify(key: &NodeKey) -> Result<(NodeId, Vec<CertificateDer<'static>>)> {
+    let identity = IdentityProxy::new(&bus::connect_patiently("identity").await).await?;
+    let node = NodeId::try_from(identity.node_id().await?.as_slice())?;
+    let (leaf, ca) = identity.certify_session(key.node_id().as_bytes()).await?;
+    Ok((node, vec![leaf.into(), ca.into()]))
+}
