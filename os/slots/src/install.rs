@@ -45,10 +45,8 @@ pub fn plan_install(entries: &[Entry], booted: u32, floor: u32) -> Result<Instal
         // Exhausted everything may boot an entry at zero tries; then there is nothing else to fall back to.
         return Err(PlanError::OnTrial(slot.other()));
     }
-    if let Some(entry) = committed(entries).filter(|e| e.slot() == slot) {
-        if entry.seq > booted {
-            return Err(PlanError::WouldRemoveCommitted { slot, entry });
-        }
+    if let Some(entry) = committed(entries).filter(|e| e.slot() == slot && e.seq > booted) {
+        return Err(PlanError::WouldRemoveCommitted { slot, entry });
     }
     let highest = entries.iter().map(|e| e.seq).max().unwrap_or(0).max(floor);
     let seq = if slot_of_seq(highest.saturating_add(1)) == slot {

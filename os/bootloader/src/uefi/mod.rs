@@ -1,0 +1,163 @@
+//! `uefi`: systemd-boot picks UKIs from `/EFI/Linux` on the ESP.
+//!
+//! A payload is staged as `macula-<seq>.tmp`, which systemd-boot does not look at. Arming, committing and marking bad
+//! are renames. All those names agree in their first 13 characters, the part that a FAT long name keeps in a slot of
+//! its own, so each rename rewrites one 32-byte slot: one sector, which a disk writes whole or not at all.
+
+#[cfg(test)]
+mod tests;
+
+use std::io::{Read, Write};
+
+use os_slots::{Entry, EntryError, SEQ_MAX};
+
+use crate::fat::{DirEntry, Fat, LFN_CHARS, NewFile};
+use crate::{BlockDevice, Bootloader, BootloaderError, Result};
+
+/// Largest payload.
+pub const UKI_MAX: u64 = 128 * 1024 * 1024;
+
+const DIRECTORY: &str = "EFI/Linux";
+const STAGED: &str = ".tmp";
+
+/// The ESP. Open it only while it is needed: nothing is cached between calls but the geometry.
+pub struct Uefi<D> {
+    fat: Fat<D>,
+}
+
+impl<D: BlockDevice> Uefi<D> {
+    pub fn open(device: D) -> Result<Self> {
+        Ok(Self { fat: Fat::open(device)? })
+    }
+
+    fn find(&mut self, name: &str) -> Result<Option<DirEntry>> {
+        let directory = self.fat.directory(DIRECTORY)?;
+        // Exact, not as FAT compares: the counters in a name are ours to read strictly.
+        Ok(self.fat.list(directory)?.into_iter().find(|e| e.name == name && !e.is_directory()))
+    }
+
+    fn rename(&mut self, from: &str, to: Entry) -> Result<Entry> {
+        let to_name = to.to_string();
+        debug_assert_eq!(from.get(..LFN_CHARS), to_name.get(..LFN_CHARS));
+        if from == to_name {
+            return Ok(to);
+        }
+        if self.find(&to_name)?.is_some() {
+            return Err(BootloaderError::Exists(to_name));
+        }
+        let file = self.find(from)?.ok_or_else(|| BootloaderError::NotFound(from.to_string()))?;
+        self.fat.rename_in_place(&file, &to_name)?;
+        Ok(to)
+    }
+
+    fn read_named(&mut self, name: &str, out: &mut dyn Write) -> Result<u64> {
+        let file = self.find(name)?.ok_or_else(|| BootloaderError::NotFound(name.to_string()))?;
+        self.fat.device().drop_cache();
+        self.fat.copy_out(&file, out)?;
+        Ok(u64::from(file.size))
+    }
+
+    fn remove_named(&mut self, name: &str) -> Result<()> {
+        match self.find(name)? {
+            Some(file) => self.fat.delete(&file),
+            None => Ok(()),
+        }
+    }
+
+    fn at_path(&mut self, path: &str) -> Result<Option<DirEntry>> {
+        let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let directory = match self.fat.directory(directory) {
+            Err(BootloaderError::NotFound(_)) => return Ok(None),
+            other => other?,
+        };
+        Ok(self.fat.find(directory, name)?.filter(|e| !e.is_directory()))
+    }
+}
+
+impl<D: BlockDevice> Bootloader for Uefi<D> {
+    fn entries(&mut self) -> Result<Vec<Entry>> {
+        let directory = self.fat.directory(DIRECTORY)?;
+        let files = self.fat.list(directory)?;
+        let mut entries: Vec<Entry> = files.iter().filter_map(|e| e.name.parse().ok()).collect();
+        entries.sort_by(Entry::boot_order);
+        Ok(entries)
+    }
+
+    fn stage(&mut self, seq: u32, size: u64, data: &mut dyn Read) -> Result<()> {
+        let name = staged_name(seq)?;
+        if size > UKI_MAX {
+            return Err(BootloaderError::TooLarge { name, size, max: UKI_MAX });
+        }
+        self.remove_named(&name)?;
+        let directory = self.fat.directory(DIRECTORY)?;
+        let mut short = *b"MA000000EFI";
+        short[2..8].copy_from_slice(format!("{seq:06}").as_bytes());
+        self.fat.create(directory, &NewFile { long: &name, short }, size as u32, data)
+    }
+
+    fn staged(&mut self) -> Result<Vec<u32>> {
+        let directory = self.fat.directory(DIRECTORY)?;
+        let files = self.fat.list(directory)?;
+        let seq_of = |name: &str| {
+            let entry: Entry = format!("{}.efi", name.strip_suffix(STAGED)?).parse().ok()?;
+            entry.is_committed().then_some(entry.seq)
+        };
+        Ok(files.iter().filter_map(|e| seq_of(&e.name)).collect())
+    }
+
+    fn read_staged(&mut self, seq: u32, out: &mut dyn Write) -> Result<u64> {
+        self.read_named(&staged_name(seq)?, out)
+    }
+
+    fn remove_staged(&mut self, seq: u32) -> Result<()> {
+        self.remove_named(&staged_name(seq)?)
+    }
+
+    fn arm(&mut self, seq: u32) -> Result<Entry> {
+        self.rename(&staged_name(seq)?, Entry::armed(seq))
+    }
+
+    fn commit(&mut self, entry: Entry) -> Result<Entry> {
+        self.rename(&entry.to_string(), Entry::committed(entry.seq))
+    }
+
+    fn mark_bad(&mut self, entry: Entry) -> Result<Entry> {
+        self.rename(&entry.to_string(), entry.marked_bad())
+    }
+
+    fn remove(&mut self, entry: Entry) -> Result<()> {
+        self.remove_named(&entry.to_string())
+    }
+
+    fn read_entry(&mut self, entry: Entry, out: &mut dyn Write) -> Result<u64> {
+        self.read_named(&entry.to_string(), out)
+    }
+
+    fn read_file(&mut self, path: &str, max: usize) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.at_path(path)? else { return Ok(None) };
+        if file.size as usize > max {
+            return Err(BootloaderError::TooLarge {
+                name: path.to_string(),
+                size: u64::from(file.size),
+                max: max as u64,
+            });
+        }
+        let mut bytes = Vec::with_capacity(file.size as usize);
+        self.fat.copy_out(&file, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn remove_file(&mut self, path: &str) -> Result<bool> {
+        match self.at_path(path)? {
+            Some(file) => self.fat.delete(&file).map(|()| true),
+            None => Ok(false),
+        }
+    }
+}
+
+fn staged_name(seq: u32) -> Result<String> {
+    if seq == 0 || seq > SEQ_MAX {
+        return Err(EntryError::NotOurs(format!("macula-{seq}{STAGED}")).into());
+    }
+    Ok(format!("macula-{seq:06}{STAGED}"))
+}

@@ -1,0 +1,220 @@
+use super::*;
+use crate::testing::{MemoryDisk, Op, fatfs_listing, fsck, volume};
+
+const OLD_UKI: &[u8] = &[0x11; 5000];
+
+fn open(bytes: Vec<u8>) -> Uefi<MemoryDisk> {
+    Uefi::open(MemoryDisk { bytes, log: Vec::new() }).unwrap()
+}
+
+fn esp() -> Vec<u8> {
+    volume(&[("EFI/Linux/macula-000001.efi", OLD_UKI), ("macula.toml", b"owner = 1")])
+}
+
+fn new_uki() -> Vec<u8> {
+    (0..300_000u32).map(|i| (i / 512 + i % 251) as u8).collect()
+}
+
+fn names(uefi: &mut Uefi<MemoryDisk>) -> Vec<String> {
+    uefi.entries().unwrap().iter().map(Entry::to_string).collect()
+}
+
+fn disk(uefi: &mut Uefi<MemoryDisk>) -> &mut MemoryDisk {
+    uefi.fat.device()
+}
+
+#[test]
+fn reading_writes_nothing() {
+    let mut uefi = open(esp());
+    assert_eq!(names(&mut uefi), ["macula-000001.efi"]);
+    assert_eq!(uefi.read_file("/macula.toml", 100).unwrap().unwrap(), b"owner = 1");
+    assert_eq!(uefi.read_file("/MACULA.TOML", 100).unwrap().unwrap(), b"owner = 1");
+    assert!(uefi.read_file("/none/here", 100).unwrap().is_none());
+    assert!(matches!(uefi.read_file("macula.toml", 3), Err(BootloaderError::TooLarge { .. })));
+    let mut out = Vec::new();
+    uefi.read_entry(Entry::committed(1), &mut out).unwrap();
+    assert_eq!(out, OLD_UKI);
+    assert!(!uefi.remove_file("/none").unwrap());
+    uefi.remove(Entry::committed(9)).unwrap();
+    assert!(disk(&mut uefi).log.is_empty());
+}
+
+#[test]
+fn an_update_from_staging_to_commit_and_the_next_one() {
+    let mut uefi = open(esp());
+    let uki = new_uki();
+    uefi.stage(2, uki.len() as u64, &mut &uki[..]).unwrap();
+    assert_eq!(names(&mut uefi), ["macula-000001.efi"], "a staged payload is not an entry");
+    assert_eq!(uefi.staged().unwrap(), [2]);
+    let mut out = Vec::new();
+    uefi.read_staged(2, &mut out).unwrap();
+    assert_eq!(out, uki);
+    let armed = uefi.arm(2).unwrap();
+    assert_eq!(names(&mut uefi), ["macula-000002+3.efi", "macula-000001.efi"]);
+    uefi.commit(armed).unwrap();
+    assert_eq!(names(&mut uefi), ["macula-000002.efi", "macula-000001.efi"]);
+    uefi.mark_bad(Entry::committed(2)).unwrap();
+    assert_eq!(names(&mut uefi), ["macula-000001.efi", "macula-000002+0-3.efi"]);
+    uefi.remove("macula-000002+0-3.efi".parse().unwrap()).unwrap();
+    assert!(uefi.remove_file("/macula.toml").unwrap());
+    uefi.stage(4, 3, &mut &b"abc"[..]).unwrap();
+    uefi.arm(4).unwrap();
+    let mut bytes = std::mem::take(&mut disk(&mut uefi).bytes);
+    assert_eq!(
+        fatfs_listing(&mut bytes),
+        [("macula-000001.efi".into(), OLD_UKI.to_vec()), ("macula-000004+3.efi".into(), b"abc".to_vec())]
+    );
+    if let Some((clean, said)) = fsck(&bytes) {
+        assert!(clean, "{said}");
+    }
+}
+
+/// Each of the three switches is one write of one sector in which one slot changes.
+#[test]
+fn a_switch_is_one_sector() {
+    let mut uefi = open(esp());
+    uefi.stage(2, 3, &mut &b"abc"[..]).unwrap();
+    let switches: [fn(&mut Uefi<MemoryDisk>) -> Result<Entry>; 3] =
+        [|u| u.arm(2), |u| u.commit(Entry::armed(2)), |u| u.mark_bad(Entry::committed(2))];
+    for switch in switches {
+        disk(&mut uefi).log.clear();
+        switch(&mut uefi).unwrap();
+        let log = &disk(&mut uefi).log;
+        assert!(
+            matches!(&log[..], [Op::Write(_, sector), Op::Sync] if sector.len() == 512),
+            "{} ops",
+            log.len()
+        );
+    }
+}
+
+/// Cuts the power after every write, and between two flushes also with a random part of the unflushed sectors on
+/// the disk, and asks `fatfs` what is there.
+#[test]
+fn a_power_cut_leaves_the_old_or_the_new_entries() {
+    let mut uefi = open(volume(&[
+        ("EFI/Linux/macula-000001.efi", OLD_UKI),
+        ("EFI/Linux/macula-000002+0-3.efi", &[0x22; 3000]),
+    ]));
+    let before = disk(&mut uefi).bytes.clone();
+    let uki = new_uki();
+    uefi.remove("macula-000002+0-3.efi".parse().unwrap()).unwrap();
+    uefi.stage(4, uki.len() as u64, &mut &uki[..]).unwrap();
+    let armed = uefi.arm(4).unwrap();
+    uefi.commit(armed).unwrap();
+    let log = std::mem::take(&mut disk(&mut uefi).log);
+
+    let mut flushed = before;
+    let mut unflushed: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut seen = std::collections::BTreeSet::from([judge(flushed.clone(), &uki)]);
+    let mut random = 0x2545_f491_4f6c_dd1du64;
+    for op in &log {
+        match op {
+            Op::Write(offset, data) => {
+                let sectors = data.chunks(512).enumerate();
+                unflushed.extend(sectors.map(|(i, s)| (offset + i as u64 * 512, s.to_vec())));
+                let mut prefix = flushed.clone();
+                apply(&mut prefix, &unflushed);
+                seen.insert(judge(prefix, &uki));
+                let mut torn = flushed.clone();
+                unflushed
+                    .iter()
+                    .filter(|_| coin(&mut random))
+                    .for_each(|w| apply(&mut torn, std::slice::from_ref(w)));
+                seen.insert(judge(torn, &uki));
+            }
+            Op::Sync => apply(&mut flushed, &std::mem::take(&mut unflushed)),
+        }
+    }
+    assert!(unflushed.is_empty(), "the last write was not flushed");
+    assert_eq!(seen.len(), 5, "{seen:?}");
+}
+
+fn apply(bytes: &mut [u8], writes: &[(u64, Vec<u8>)]) {
+    for (offset, data) in writes {
+        bytes[*offset as usize..*offset as usize + data.len()].copy_from_slice(data);
+    }
+}
+
+fn coin(state: &mut u64) -> bool {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state & 1 == 1
+}
+
+fn judge(mut bytes: Vec<u8>, uki: &[u8]) -> Vec<String> {
+    let found = fatfs_listing(&mut bytes);
+    for (name, content) in &found {
+        let expected = match name.as_str() {
+            "macula-000001.efi" => OLD_UKI,
+            "macula-000002+0-3.efi" => &[0x22; 3000],
+            "macula-000004.tmp" | "macula-000004+3.efi" | "macula-000004.efi" => uki,
+            other => panic!("{other} appeared"),
+        };
+        assert!(content == expected, "{name} has other bytes");
+    }
+    assert_eq!(found[0].0, "macula-000001.efi");
+    if let Some((_, said)) = fsck(&bytes) {
+        assert!(!said.contains("share clusters"), "{said}");
+        assert!(!said.contains("free cluster"), "{said}");
+    }
+    found.into_iter().map(|f| f.0).collect()
+}
+
+/// Directories that have no room in their first sector or cluster grow, and stay readable by others.
+#[test]
+fn a_full_directory_grows() {
+    let mut uefi = open(esp());
+    for seq in 2..=30 {
+        uefi.stage(seq, 1, &mut &[seq as u8][..]).unwrap();
+    }
+    let mut bytes = disk(&mut uefi).bytes.clone();
+    assert_eq!(fatfs_listing(&mut bytes).len(), 30);
+    if let Some((clean, said)) = fsck(&bytes) {
+        assert!(clean, "{said}");
+    }
+    assert_eq!(uefi.staged().unwrap().len(), 29);
+}
+
+#[test]
+fn data_that_ends_early_leaves_no_file() {
+    let mut uefi = open(esp());
+    assert!(matches!(
+        uefi.stage(2, 10, &mut &b"abc"[..]),
+        Err(BootloaderError::Short { got: 0, size: 10, .. })
+    ));
+    assert!(uefi.staged().unwrap().is_empty());
+    assert!(matches!(uefi.arm(2), Err(BootloaderError::NotFound(_))));
+    let too_much = crate::testing::VOLUME as u64;
+    assert!(matches!(uefi.stage(2, too_much, &mut std::io::empty()), Err(BootloaderError::NoSpace { .. })));
+    assert!(matches!(
+        uefi.stage(2, UKI_MAX + 1, &mut std::io::empty()),
+        Err(BootloaderError::TooLarge { .. })
+    ));
+    assert!(uefi.stage(0, 0, &mut std::io::empty()).is_err());
+}
+
+/// Whatever is on the disk, the answer is a result: PID 1 reads this.
+#[test]
+fn damaged_volumes_give_errors_not_panics_or_loops() {
+    let good = esp();
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    let metadata = 1_400_000;
+    for round in 0..300 {
+        let mut bytes = good.clone();
+        for _ in 0..1 + round % 40 {
+            coin(&mut random);
+            // Half of the damage into the first sectors, where it hurts most.
+            let range = if random % 2 == 0 { 1024 } else { metadata };
+            bytes[(random >> 20) as usize % range] = (random >> 8) as u8;
+        }
+        let Ok(mut uefi) = Uefi::open(MemoryDisk { bytes, log: Vec::new() }) else { continue };
+        let _ = uefi.entries();
+        let _ = uefi.read_file("/macula.toml", 1000);
+        let _ = uefi.stage(2, 2000, &mut &[1u8; 2000][..]);
+        let _ = uefi.arm(2);
+        let _ = uefi.remove(Entry::committed(1));
+    }
+    assert!(Uefi::open(MemoryDisk { bytes: vec![0; 512], log: Vec::new() }).is_err());
+}
