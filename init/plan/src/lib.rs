@@ -1,0 +1,4 @@
+//! The decisions of `init`, as values.
+
+pub mod unit;
+pub mod unit_order;

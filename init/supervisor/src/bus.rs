@@ -1,0 +1,112 @@
+//! `io.macula.Supervisor1` on `/run/macula/supervisor.sock`. Handlers only pass a command to the main loop, which owns
+//! all state, and wait for its answer.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use init_plan::unit::SUPERVISOR;
+use services_api::bus::{failed, uid};
+use services_api::report::{ProbeResult, UnitReport};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use zbus::fdo;
+
+use crate::logs::Logs;
+use crate::paths::Paths;
+use crate::supervise::Event;
+
+const PATH: &str = "/io/macula/Supervisor";
+/// Root is always allowed.
+const ALLOWED: [u32; 1] = [uid::UPDATE];
+/// More lines than this are not sent at once.
+const LINES_MAX: u32 = 5000;
+
+pub type Reply<T> = oneshot::Sender<Result<T>>;
+
+pub enum Command {
+    Units(Reply<Vec<UnitReport>>),
+    Kill {
+        unit: String,
+        signal: i32,
+        reply: Reply<()>,
+    },
+    Restart {
+        unit: String,
+        reply: Reply<()>,
+    },
+    Probe {
+        unit: String,
+        reply: Reply<Vec<ProbeResult>>,
+    },
+    /// `word` is `reboot` or `poweroff`.
+    Power {
+        word: &'static str,
+        reason: String,
+        reply: Reply<()>,
+    },
+}
+
+/// Serves for ever.
+pub async fn serve(paths: &Paths, events: mpsc::Sender<Event>, logs: Arc<Mutex<Logs>>) -> Result<()> {
+    let path = paths.socket(SUPERVISOR);
+    let _ = std::fs::remove_file(&path);
+    let std = std::os::unix::net::UnixListener::bind(&path)
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    crate::launch::open_to_all(&path)?;
+    std.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(std)?;
+    services_api::bus::serve(listener, &ALLOWED, |builder, _uid| {
+        builder.serve_at(PATH, Supervisor { events: events.clone(), logs: logs.clone() })
+    })
+    .await
+}
+
+struct Supervisor {
+    events: mpsc::Sender<Event>,
+    logs: Arc<Mutex<Logs>>,
+}
+
+impl Supervisor {
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> fdo::Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.events.send(Event::Command(command(reply))).await.map_err(failed)?;
+        let answer = tokio::time::timeout(Duration::from_secs(50), answer).await.map_err(failed)?;
+        answer.unwrap_or_else(|_| Err(anyhow!("the supervisor is stopping"))).map_err(failed)
+    }
+}
+
+#[zbus::interface(name = "io.macula.Supervisor1")]
+impl Supervisor {
+    async fn units(&self) -> fdo::Result<String> {
+        let units = self.ask(Command::Units).await?;
+        serde_json::to_string(&units).map_err(failed)
+    }
+
+    async fn kill(&self, unit: String, signal: i32) -> fdo::Result<()> {
+        self.ask(|reply| Command::Kill { unit, signal, reply }).await
+    }
+
+    async fn restart(&self, unit: String) -> fdo::Result<()> {
+        self.ask(|reply| Command::Restart { unit, reply }).await
+    }
+
+    fn logs(&self, unit: &str, max_lines: u32) -> fdo::Result<String> {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = logs.last(unit, max_lines.min(LINES_MAX) as usize);
+        serde_json::to_string(&lines).map_err(failed)
+    }
+
+    async fn probe(&self, unit: String) -> fdo::Result<String> {
+        let results = self.ask(|reply| Command::Probe { unit, reply }).await?;
+        serde_json::to_string(&results).map_err(failed)
+    }
+
+    async fn reboot(&self, reason: String) -> fdo::Result<()> {
+        self.ask(|reply| Command::Power { word: "reboot", reason, reply }).await
+    }
+
+    async fn poweroff(&self, reason: String) -> fdo::Result<()> {
+        self.ask(|reply| Command::Power { word: "poweroff", reason, reply }).await
+    }
+}

@@ -1,0 +1,68 @@
+//! Lines for the person at the console. A thread of its own does the writing: a slow serial line must never hold the
+//! supervisor up. Lines that do not fit the queue are dropped here; they are still in the logs.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use crate::notify::one_line;
+
+const QUEUE: usize = 256;
+const LINE_MAX: usize = 240;
+/// So many lines of one unit within `WINDOW`; the rest are in the logs only.
+const BURST: u32 = 40;
+const WINDOW: Duration = Duration::from_secs(10);
+
+pub struct Console {
+    queue: SyncSender<String>,
+    /// By unit: start of the current window and lines in it.
+    shown: BTreeMap<String, (Duration, u32)>,
+}
+
+impl Console {
+    pub fn open(path: Option<PathBuf>) -> std::io::Result<Self> {
+        let (queue, lines) = sync_channel::<String>(QUEUE);
+        std::thread::Builder::new().name("console".into()).stack_size(64 * 1024).spawn(move || {
+            for line in lines {
+                write_line(path.as_ref(), &line);
+            }
+        })?;
+        Ok(Self { queue, shown: BTreeMap::new() })
+    }
+
+    pub fn line(&mut self, now: Duration, who: &str, text: &str) {
+        let more = match self.count(now, who) {
+            n if n < BURST => "",
+            BURST => " [more lines follow in the logs]",
+            _ => return,
+        };
+        let _ = self.queue.try_send(format!("{who}: {}{more}\n", one_line(text, LINE_MAX)));
+    }
+
+    /// How many lines of `who` were shown before this one in its window.
+    fn count(&mut self, now: Duration, who: &str) -> u32 {
+        let (start, count) = self.shown.entry(who.into()).or_insert((now, 0));
+        if now.saturating_sub(*start) > WINDOW {
+            (*start, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+        *count - 1
+    }
+}
+
+/// Opened for each line: the console may be hung up and come back.
+fn write_line(path: Option<&PathBuf>, line: &str) {
+    let Some(path) = path else {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        return;
+    };
+    if let Ok(mut file) =
+        OpenOptions::new().append(true).custom_flags(libc::O_NOCTTY | libc::O_CLOEXEC).open(path)
+    {
+        let _ = file.write_all(line.as_bytes());
+    }
+}

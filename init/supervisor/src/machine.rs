@@ -1,0 +1,406 @@
+//! Which unit is in which state and what is to be done about it. Pure: events and the time go in, actions and the next
+//! deadline come out, as in `quinn-proto`; `supervise` does what the actions say.
+//!
+//! A unit starts once each unit that it comes after is ready *or has been given up* (failed, or missed its ready timeout
+//! once). Waiting for ever would be wrong: on a trial whose mesh never comes up, `update` must still start, because it is
+//! the one that ends the trial.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use init_plan::unit::Unit;
+use init_plan::unit_order::{Ended, RestartPolicy, RestartState, on_exit};
+
+use crate::notify::Notification;
+use crate::units::BrokenUnit;
+
+/// A killed process that the kernel has not given up is killed again this often.
+const KILL_AGAIN: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Answer with [`Machine::spawned`] or [`Machine::exited`].
+    Spawn(String),
+    /// SIGTERM to the main process.
+    Terminate(String),
+    /// SIGKILL to everything in the unit's cgroup.
+    Kill(String),
+    /// For the log and the console.
+    Say(String),
+    /// Every unit is ready, for the first time.
+    AllReady,
+    /// Every unit has stopped, as was asked.
+    AllStopped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    /// For units that it comes after.
+    Waiting,
+    /// Until it is started again.
+    Backoff {
+        until: Duration,
+    },
+    Starting {
+        since: Duration,
+    },
+    Ready {
+        since: Duration,
+        fed: Duration,
+    },
+    /// Has been told to; killed at `kill_at`.
+    Stopping {
+        kill_at: Duration,
+        start_again: bool,
+    },
+    Stopped,
+    /// Its file is not usable.
+    Broken,
+}
+
+/// What is known of one unit, for whoever asks.
+#[derive(Debug, Clone)]
+pub struct Tracked {
+    pub required: bool,
+    pub pid: u32,
+    /// Since when it has been in its state.
+    pub since: Duration,
+    pub restarts: u32,
+    pub status: String,
+    pub last_exit: String,
+    phase: Phase,
+    /// Until it is ready again.
+    failed: bool,
+    /// Nobody waits for it any more.
+    given_up: bool,
+    /// Why we killed it, until it is gone.
+    doomed: Option<(Ended, String)>,
+    after: Vec<String>,
+    ready_timeout: Duration,
+    watchdog: Option<Duration>,
+    stop_timeout: Duration,
+    past: RestartState,
+}
+
+impl Tracked {
+    /// The state's name in reports.
+    pub fn state(&self) -> &'static str {
+        match &self.phase {
+            Phase::Broken => "failed",
+            Phase::Waiting | Phase::Backoff { .. } | Phase::Starting { .. } if self.failed => "failed",
+            Phase::Waiting | Phase::Starting { .. } => "starting",
+            Phase::Backoff { .. } | Phase::Stopping { start_again: true, .. } => "restarting",
+            Phase::Ready { .. } => "ready",
+            Phase::Stopping { .. } | Phase::Stopped => "stopped",
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Starting { .. } | Phase::Ready { .. } | Phase::Stopping { .. })
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready { .. })
+    }
+
+    fn is_down(&self) -> bool {
+        matches!(self.phase, Phase::Stopped | Phase::Broken)
+    }
+
+    fn enter(&mut self, phase: Phase, now: Duration) {
+        let before = self.state();
+        self.phase = phase;
+        if self.state() != before {
+            self.since = now;
+        }
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Backoff { until } => Some(until),
+            Phase::Stopping { kill_at, .. } => Some(kill_at),
+            Phase::Starting { since } if self.doomed.is_none() => Some(since + self.ready_timeout),
+            Phase::Ready { fed, .. } if self.doomed.is_none() => self.watchdog.map(|w| fed + w),
+            _ => None,
+        }
+    }
+}
+
+pub struct Machine {
+    units: BTreeMap<String, Tracked>,
+    policy: RestartPolicy,
+    actions: VecDeque<Action>,
+    stopping: bool,
+    said_ready: bool,
+    said_stopped: bool,
+}
+
+impl Machine {
+    pub fn new(units: &[Unit], broken: &[BrokenUnit], policy: RestartPolicy, now: Duration) -> Self {
+        let tracked = units.iter().map(|u| (u.name.clone(), track(u, now)));
+        let broken_ones = broken.iter().map(|b| (b.name.clone(), track_broken(b, now)));
+        let mut machine = Self {
+            units: tracked.chain(broken_ones).collect(),
+            policy,
+            actions: VecDeque::new(),
+            stopping: false,
+            said_ready: false,
+            said_stopped: false,
+        };
+        for b in broken {
+            machine.say(format!("unit {} failed: {}", b.name, b.problem));
+        }
+        machine.settle(now);
+        machine
+    }
+
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Machine::handle_timeout`] wants to be called, if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.units.values().filter_map(Tracked::deadline).min()
+    }
+
+    pub fn units(&self) -> impl Iterator<Item = (&String, &Tracked)> {
+        self.units.iter()
+    }
+
+    pub fn spawned(&mut self, unit: &str, pid: u32) {
+        if let Some(u) = self.units.get_mut(unit) {
+            u.pid = pid;
+        }
+    }
+
+    pub fn notified(&mut self, unit: &str, notification: Notification, now: Duration) {
+        let Some(u) = self.units.get_mut(unit) else { return };
+        if let Some(status) = notification.status {
+            u.status = status;
+        }
+        if notification.ready && u.doomed.is_none() && matches!(u.phase, Phase::Starting { .. }) {
+            u.enter(Phase::Ready { since: now, fed: now }, now);
+            u.failed = false;
+        }
+        if let (true, Phase::Ready { fed, .. }) = (notification.watchdog, &mut u.phase) {
+            *fed = now;
+        }
+        self.settle(now);
+    }
+
+    /// The main process is gone, or could not be started; `how` says it in words.
+    pub fn exited(&mut self, unit: &str, how: &str, now: Duration) {
+        let Some(u) = self.units.get_mut(unit) else { return };
+        u.pid = 0;
+        u.status.clear();
+        let ended = match (u.doomed.take(), &u.phase) {
+            (Some((ended, why)), _) => {
+                u.last_exit = format!("{why}, {how}");
+                ended
+            }
+            (None, phase) => {
+                u.last_exit = how.to_owned();
+                match phase {
+                    Phase::Ready { since, .. } => Ended::AfterReady { ready_at: *since },
+                    _ => Ended::BeforeReady,
+                }
+            }
+        };
+        match u.phase {
+            _ if self.stopping => u.enter(Phase::Stopped, now),
+            Phase::Stopping { start_again: true, .. } => {
+                u.restarts = u.restarts.saturating_add(1);
+                u.enter(Phase::Waiting, now);
+            }
+            Phase::Starting { .. } | Phase::Ready { .. } => self.schedule_restart(unit, ended, now),
+            _ => {}
+        }
+        self.settle(now);
+    }
+
+    /// Stops a unit if it runs and starts it with a clean past.
+    pub fn restart(&mut self, unit: &str, now: Duration) {
+        let Some(u) = self.units.get_mut(unit) else { return };
+        if self.stopping || u.phase == Phase::Broken {
+            return;
+        }
+        u.past = RestartState::default();
+        u.failed = false;
+        match u.phase {
+            Phase::Starting { .. } | Phase::Ready { .. } => {
+                u.enter(Phase::Stopping { kill_at: now + u.stop_timeout, start_again: true }, now);
+                self.actions.push_back(Action::Terminate(unit.to_owned()));
+            }
+            Phase::Backoff { .. } => u.enter(Phase::Waiting, now),
+            _ => {}
+        }
+        self.settle(now);
+    }
+
+    /// Stops all units, those that others come after last.
+    pub fn stop(&mut self, now: Duration) {
+        self.stopping = true;
+        for u in self.units.values_mut() {
+            match &mut u.phase {
+                Phase::Waiting | Phase::Backoff { .. } => u.enter(Phase::Stopped, now),
+                Phase::Stopping { start_again, .. } => *start_again = false,
+                _ => {}
+            }
+        }
+        self.settle(now);
+    }
+
+    pub fn handle_timeout(&mut self, now: Duration) {
+        let due: Vec<String> = self
+            .units
+            .iter()
+            .filter(|(_, u)| u.deadline().is_some_and(|d| d <= now))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in due {
+            self.unit_timeout(&name, now);
+        }
+        self.settle(now);
+    }
+
+    fn unit_timeout(&mut self, name: &str, now: Duration) {
+        let Some(u) = self.units.get_mut(name) else { return };
+        match &mut u.phase {
+            Phase::Backoff { .. } => self.spawn(name, now),
+            Phase::Starting { .. } => {
+                let why = format!("not ready within {} s", u.ready_timeout.as_secs());
+                u.doomed = Some((Ended::ReadyTimeout, why));
+                u.given_up = true;
+                self.actions.push_back(Action::Kill(name.to_owned()));
+            }
+            Phase::Ready { since, .. } => {
+                let why = format!("no watchdog message for {} s", u.watchdog.unwrap_or_default().as_secs());
+                u.doomed = Some((Ended::AfterReady { ready_at: *since }, why));
+                self.actions.push_back(Action::Kill(name.to_owned()));
+            }
+            Phase::Stopping { kill_at, .. } => {
+                *kill_at = now + KILL_AGAIN;
+                self.actions.push_back(Action::Kill(name.to_owned()));
+            }
+            Phase::Waiting | Phase::Stopped | Phase::Broken => {}
+        }
+    }
+
+    fn schedule_restart(&mut self, name: &str, ended: Ended, now: Duration) {
+        let Some(u) = self.units.get_mut(name) else { return };
+        let action = on_exit(&mut u.past, &self.policy, now, ended);
+        u.restarts = u.restarts.saturating_add(1);
+        let newly_failed = action.failed && !u.failed;
+        u.failed |= action.failed;
+        u.given_up |= action.failed;
+        u.enter(Phase::Backoff { until: now + action.after }, now);
+        let line = if newly_failed {
+            format!(
+                "unit {name} failed: {}; it is tried again every {} s",
+                u.last_exit,
+                self.policy.delay_max.as_secs()
+            )
+        } else {
+            format!("unit {name} {}, starts again in {:.1} s", u.last_exit, action.after.as_secs_f32())
+        };
+        self.say(line);
+    }
+
+    fn spawn(&mut self, name: &str, now: Duration) {
+        let Some(u) = self.units.get_mut(name) else { return };
+        u.enter(Phase::Starting { since: now }, now);
+        self.actions.push_back(Action::Spawn(name.to_owned()));
+    }
+
+    /// Does whatever has become possible.
+    fn settle(&mut self, now: Duration) {
+        if self.stopping {
+            self.settle_stop(now);
+            return;
+        }
+        let may_start: Vec<String> = self
+            .units
+            .iter()
+            .filter(|(_, u)| u.phase == Phase::Waiting && u.after.iter().all(|a| self.is_settled(a)))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in may_start {
+            self.spawn(&name, now);
+        }
+        if !self.said_ready && self.units.values().all(Tracked::is_ready) {
+            self.said_ready = true;
+            self.actions.push_back(Action::AllReady);
+        }
+    }
+
+    fn is_settled(&self, name: &str) -> bool {
+        self.units.get(name).is_none_or(|u| u.is_ready() || u.given_up)
+    }
+
+    fn settle_stop(&mut self, now: Duration) {
+        let free: Vec<String> = self.units.keys().filter(|name| self.nobody_needs(name)).cloned().collect();
+        for name in free {
+            let Some(u) = self.units.get_mut(&name) else { continue };
+            if matches!(u.phase, Phase::Starting { .. } | Phase::Ready { .. }) {
+                u.enter(Phase::Stopping { kill_at: now + u.stop_timeout, start_again: false }, now);
+                self.actions.push_back(Action::Terminate(name));
+            }
+        }
+        if !self.said_stopped && self.units.values().all(Tracked::is_down) {
+            self.said_stopped = true;
+            self.actions.push_back(Action::AllStopped);
+        }
+    }
+
+    fn nobody_needs(&self, name: &str) -> bool {
+        self.units.values().all(|u| u.is_down() || !u.after.iter().any(|a| a == name))
+    }
+
+    fn say(&mut self, line: String) {
+        self.actions.push_back(Action::Say(line));
+    }
+}
+
+fn track(unit: &Unit, now: Duration) -> Tracked {
+    Tracked {
+        required: unit.required,
+        pid: 0,
+        since: now,
+        restarts: 0,
+        status: String::new(),
+        last_exit: String::new(),
+        phase: Phase::Waiting,
+        failed: false,
+        given_up: false,
+        doomed: None,
+        after: unit.after.clone(),
+        ready_timeout: unit.ready_timeout,
+        watchdog: unit.watchdog,
+        stop_timeout: unit.stop_timeout,
+        past: RestartState::default(),
+    }
+}
+
+fn track_broken(broken: &BrokenUnit, now: Duration) -> Tracked {
+    Tracked {
+        required: true,
+        pid: 0,
+        since: now,
+        restarts: 0,
+        status: broken.problem.clone(),
+        last_exit: String::new(),
+        phase: Phase::Broken,
+        failed: true,
+        given_up: true,
+        doomed: None,
+        after: Vec::new(),
+        ready_timeout: Duration::MAX,
+        watchdog: None,
+        stop_timeout: Duration::ZERO,
+        past: RestartState::default(),
+    }
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

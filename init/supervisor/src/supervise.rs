@@ -1,0 +1,526 @@
+//! The main loop: carries out what [`Machine`] decides, and tells it what happened.
+//!
+//! One thread, one loop, one owner of all state. Everything that waits (a child, a notify socket, a pipe, D-Bus) is a task
+//! that sends an [`Event`] here. `alive` goes to PID 1 from this loop, so it stops exactly when this loop is stuck.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use init_plan::unit::{SUPERVISOR, Unit};
+use init_plan::unit_order::RestartPolicy;
+use services_api::report::{ProbeResult, UnitReport};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::bus::{self, Command};
+use crate::cgroup::Cgroups;
+use crate::console::Console;
+use crate::launch::{self, Launched, Sockets};
+use crate::logs::{ERROR, INFO, LineSplitter, Logs, parse_line};
+use crate::machine::{Action, Machine, Tracked};
+use crate::notify::{self, Notification};
+use crate::paths::Paths;
+use crate::pid1::Pid1;
+use crate::units::{self, UnitSet};
+use crate::{devices, usage};
+
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+const PROBE_OUTPUT_MAX: u64 = 256 * 1024;
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub enum Event {
+    /// `start` numbers the starts of a unit: what an earlier one has left in a queue is not about this one.
+    Exited {
+        unit: String,
+        start: u64,
+        how: String,
+    },
+    Notified {
+        unit: String,
+        start: u64,
+        notification: Notification,
+    },
+    Command(Command),
+    Stop(&'static str),
+}
+
+pub fn run(paths: Paths) -> Result<()> {
+    services_api::daemon::init_logging();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Supervisor::prepare(paths)?.run().await })
+}
+
+/// Where lines go: the rings and the console.
+struct Journal {
+    logs: Arc<Mutex<Logs>>,
+    console: Mutex<Console>,
+}
+
+impl Journal {
+    fn write(&self, unit: &str, priority: u8, text: &str) {
+        let now = uptime();
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.push(now.as_millis() as u64, unit, priority, text);
+        if priority <= INFO {
+            let who = if unit == SUPERVISOR { "macula" } else { unit };
+            self.console.lock().unwrap_or_else(PoisonError::into_inner).line(now, who, text);
+        }
+    }
+
+    fn say(&self, text: &str) {
+        self.write(SUPERVISOR, INFO, text);
+    }
+
+    fn complain(&self, text: &str) {
+        self.write(SUPERVISOR, ERROR, text);
+    }
+}
+
+/// A service that runs.
+struct Running {
+    start: u64,
+    pid: u32,
+    /// Signals go here: unlike a pid it never names another process.
+    pidfd: Option<OwnedFd>,
+    notify_task: JoinHandle<()>,
+}
+
+struct Supervisor {
+    paths: Paths,
+    units: BTreeMap<String, Unit>,
+    machine: Machine,
+    sockets: Sockets,
+    cgroups: Option<Cgroups>,
+    journal: Arc<Journal>,
+    running: BTreeMap<String, Running>,
+    starts: u64,
+    pid1: Option<Pid1>,
+    began: Duration,
+    events: mpsc::Sender<Event>,
+    inbox: mpsc::Receiver<Event>,
+}
+
+impl Supervisor {
+    fn prepare(paths: Paths) -> Result<Self> {
+        let began = uptime();
+        let logs = Arc::default();
+        let console = Mutex::new(Console::open(paths.console.clone())?);
+        let journal = Arc::new(Journal { logs, console });
+        let UnitSet { units, broken } = units::load(&paths.units)?;
+        let (cgroups, problems) = Cgroups::prepare(&paths.cgroup);
+        problems.iter().for_each(|p| journal.complain(p));
+        let sockets = Sockets::bind(&paths, &units)?;
+        if let Err(e) = devices::prepare(&paths) {
+            journal.complain(&format!("{e:#}"));
+        }
+        let pid1 = Pid1::from_environment()?;
+        let machine = Machine::new(&units, &broken, RestartPolicy::default(), began);
+        let (events, inbox) = mpsc::channel(256);
+        let units = units.into_iter().map(|u| (u.name.clone(), u)).collect();
+        let running = BTreeMap::new();
+        Ok(Self {
+            paths,
+            units,
+            machine,
+            sockets,
+            cgroups,
+            journal,
+            running,
+            starts: 0,
+            pid1,
+            began,
+            events,
+            inbox,
+        })
+    }
+
+    async fn run(mut self) -> Result<()> {
+        self.serve_bus();
+        self.listen_for_signals()?;
+        let mut alive = tokio::time::interval(ALIVE_EVERY);
+        alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if self.act() {
+                return Ok(());
+            }
+            let deadline = self.machine.next_deadline();
+            tokio::select! {
+                event = self.inbox.recv() => if let Some(event) = event { self.handle(event) },
+                word = from_pid1(self.pid1.as_ref()) => self.heed(word),
+                () = sleep_until(deadline) => self.machine.handle_timeout(uptime()),
+                _ = alive.tick() => self.report_alive(),
+            }
+        }
+    }
+
+    /// Carries out what is to be done; true when all is over.
+    fn act(&mut self) -> bool {
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                Action::Spawn(unit) => self.start(&unit),
+                Action::Terminate(unit) => drop(self.signal(&unit, libc::SIGTERM)),
+                Action::Kill(unit) => self.kill_all(&unit),
+                Action::Say(line) => self.journal.say(&line),
+                Action::AllReady => self.say_ready(),
+                Action::AllStopped => return true,
+            }
+        }
+        false
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Exited { unit, start, how } if self.is_current(&unit, start) => self.forget(&unit, &how),
+            Event::Notified { unit, start, notification } if self.is_current(&unit, start) => {
+                self.machine.notified(&unit, notification, uptime());
+            }
+            Event::Exited { .. } | Event::Notified { .. } => {}
+            Event::Command(command) => self.obey(command),
+            Event::Stop(who) => self.stop(who),
+        }
+    }
+
+    fn is_current(&self, unit: &str, start: u64) -> bool {
+        self.running.get(unit).is_some_and(|r| r.start == start)
+    }
+
+    fn stop(&mut self, who: &str) {
+        self.journal.say(&format!("stopping all units: {who}"));
+        self.machine.stop(uptime());
+    }
+
+    fn start(&mut self, name: &str) {
+        let Some(unit) = self.units.get(name) else { return };
+        match launch::start(&self.paths, self.cgroups.as_ref(), &self.sockets, unit) {
+            Ok(launched) => self.watch(name, launched),
+            Err(e) => self.machine.exited(name, &format!("cannot be started: {e:#}"), uptime()),
+        }
+    }
+
+    fn watch(&mut self, name: &str, launched: Launched) {
+        self.starts += 1;
+        let (start, Launched { mut child, notify }) = (self.starts, launched);
+        let pid = child.id().unwrap_or(0);
+        if let Some(out) = child.stdout.take() {
+            tokio::spawn(collect_lines(name.to_owned(), out, self.journal.clone()));
+        }
+        if let Some(err) = child.stderr.take() {
+            tokio::spawn(collect_lines(name.to_owned(), err, self.journal.clone()));
+        }
+        let notify_task =
+            tokio::spawn(collect_notifications(name.to_owned(), start, notify, self.events.clone()));
+        self.running.insert(name.to_owned(), Running { start, pid, pidfd: open_pidfd(pid), notify_task });
+        self.machine.spawned(name, pid);
+        let oom_before = self.oom_kills(name);
+        tokio::spawn(wait_for(
+            name.to_owned(),
+            start,
+            child,
+            self.cgroups.clone(),
+            oom_before,
+            self.events.clone(),
+        ));
+    }
+
+    fn oom_kills(&self, unit: &str) -> u64 {
+        self.cgroups.as_ref().map_or(0, |c| c.oom_kills(unit))
+    }
+
+    fn forget(&mut self, unit: &str, how: &str) {
+        if let Some(running) = self.running.remove(unit) {
+            running.notify_task.abort();
+        }
+        // Nothing of it may be left when it starts again.
+        self.kill_all(unit);
+        self.machine.exited(unit, how, uptime());
+    }
+
+    fn kill_all(&self, unit: &str) {
+        let _ = self.signal(unit, libc::SIGKILL);
+        if let Some(cgroups) = &self.cgroups {
+            let _ = cgroups.kill(unit);
+        }
+    }
+
+    fn signal(&self, unit: &str, signal: i32) -> Result<()> {
+        let running = self.running.get(unit).with_context(|| format!("unit {unit} is not running"))?;
+        let sent = match &running.pidfd {
+            // SAFETY: plain system call on an open pidfd, without a pointer.
+            Some(fd) => unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, 0, 0) },
+            // SAFETY: plain system call.
+            None => unsafe { libc::kill(running.pid as i32, signal) }.into(),
+        };
+        if sent < 0 {
+            return Err(std::io::Error::last_os_error())
+                .with_context(|| format!("signal {signal} to unit {unit}"));
+        }
+        Ok(())
+    }
+
+    /// The boot bench reads this line.
+    fn say_ready(&self) {
+        let now = uptime();
+        let own = now.saturating_sub(self.began).as_secs_f32();
+        self.journal.say(&format!("all units ready in {own:.1} s (kernel {:.1} s)", now.as_secs_f32()));
+    }
+
+    fn report_alive(&self) {
+        if let Some(Err(e)) = self.pid1.as_ref().map(Pid1::alive) {
+            self.journal.complain(&format!("cannot tell PID 1 that we are alive: {e}"));
+        }
+    }
+
+    fn heed(&mut self, word: std::io::Result<Option<String>>) {
+        match word {
+            Ok(Some(word)) if word == "stop" => self.stop("PID 1 says so"),
+            Ok(Some(word)) => {
+                self.journal.complain(&format!("PID 1 says {word:?}, which means nothing here"))
+            }
+            Ok(None) => {
+                self.pid1 = None;
+                self.stop("PID 1 has closed its socket");
+            }
+            Err(e) => {
+                self.pid1 = None;
+                self.stop(&format!("cannot hear PID 1: {e}"));
+            }
+        }
+    }
+
+    fn serve_bus(&self) {
+        let (paths, events, journal) = (self.paths.clone(), self.events.clone(), self.journal.clone());
+        tokio::spawn(async move {
+            loop {
+                if let Err(e) = bus::serve(&paths, events.clone(), journal.logs.clone()).await {
+                    journal.complain(&format!("D-Bus: {e:#}"));
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+
+    fn listen_for_signals(&self) -> Result<()> {
+        for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+            let (mut signals, events) = (signal(kind)?, self.events.clone());
+            tokio::spawn(async move {
+                while signals.recv().await.is_some() {
+                    let _ = events.send(Event::Stop(name)).await;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Units(reply) => drop(reply.send(Ok(self.report()))),
+            Command::Kill { unit, signal, reply } => drop(reply.send(self.kill(&unit, signal))),
+            Command::Restart { unit, reply } => drop(reply.send(self.restart(&unit))),
+            Command::Power { word, reason, reply } => drop(reply.send(self.power(word, &reason))),
+            Command::Probe { unit, reply } => match self.start_probe(&unit) {
+                Ok(child) => drop(tokio::spawn(async move { drop(reply.send(read_probe(child).await)) })),
+                Err(e) => drop(reply.send(Err(e))),
+            },
+        }
+    }
+
+    fn kill(&self, unit: &str, signal: i32) -> Result<()> {
+        if !(1..=64).contains(&signal) {
+            bail!("{signal} is not a signal");
+        }
+        self.journal.say(&format!("signal {signal} to {unit}, as asked over D-Bus"));
+        if unit == SUPERVISOR {
+            // SAFETY: plain system call.
+            unsafe { libc::kill(libc::getpid(), signal) };
+            return Ok(());
+        }
+        self.signal(unit, signal)
+    }
+
+    fn restart(&mut self, unit: &str) -> Result<()> {
+        if !self.units.contains_key(unit) {
+            bail!("no unit {unit:?} can be restarted");
+        }
+        self.journal.say(&format!("restarting {unit}, as asked over D-Bus"));
+        self.machine.restart(unit, uptime());
+        Ok(())
+    }
+
+    fn power(&self, word: &str, reason: &str) -> Result<()> {
+        let pid1 = self.pid1.as_ref().ok_or_else(|| anyhow!("there is no PID 1 to ask for {word}"))?;
+        self.journal.say(&format!("{word}: {reason}"));
+        pid1.power(word, reason).with_context(|| format!("cannot ask PID 1 for {word}"))
+    }
+
+    fn start_probe(&self, unit: &str) -> Result<Child> {
+        let unit = self.units.get(unit).ok_or_else(|| anyhow!("no unit {unit:?} can be probed"))?;
+        launch::start_probe(&self.paths, self.cgroups.as_ref(), unit)
+    }
+
+    fn report(&self) -> Vec<UnitReport> {
+        let now = uptime();
+        let own = usage::of(&[std::process::id()]);
+        let mut reports = vec![UnitReport {
+            name: SUPERVISOR.into(),
+            state: "ready".into(),
+            required: true,
+            pid: std::process::id(),
+            since_s: now.saturating_sub(self.began).as_secs(),
+            memory_bytes: self.memory(SUPERVISOR),
+            rss_bytes: own.rss_bytes,
+            pss_bytes: own.pss_bytes,
+            ..Default::default()
+        }];
+        reports.extend(self.machine.units().map(|(name, tracked)| self.report_unit(name, tracked, now)));
+        reports
+    }
+
+    fn report_unit(&self, name: &str, tracked: &Tracked, now: Duration) -> UnitReport {
+        let mut pids = self.cgroups.as_ref().map(|c| c.processes(name)).unwrap_or_default();
+        if pids.is_empty() && tracked.is_running() {
+            pids.push(tracked.pid);
+        }
+        let usage = usage::of(&pids);
+        UnitReport {
+            name: name.into(),
+            state: tracked.state().into(),
+            required: tracked.required,
+            pid: tracked.pid,
+            since_s: now.saturating_sub(tracked.since).as_secs(),
+            restarts: tracked.restarts,
+            memory_bytes: self.memory(name),
+            rss_bytes: usage.rss_bytes,
+            pss_bytes: usage.pss_bytes,
+            status: tracked.status.clone(),
+            last_exit: tracked.last_exit.clone(),
+        }
+    }
+
+    fn memory(&self, unit: &str) -> u64 {
+        self.cgroups.as_ref().map_or(0, |c| c.memory_current(unit))
+    }
+}
+
+/// Time since the kernel started, suspends included.
+pub fn uptime() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+async fn sleep_until(deadline: Option<Duration>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(deadline.saturating_sub(uptime())).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn from_pid1(pid1: Option<&Pid1>) -> std::io::Result<Option<String>> {
+    match pid1 {
+        Some(pid1) => pid1.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn open_pidfd(pid: u32) -> Option<OwnedFd> {
+    // SAFETY: plain system call; on success the number is a new descriptor that nobody else owns.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid as i32, 0);
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+async fn collect_lines(unit: String, mut from: impl AsyncRead + Unpin, journal: Arc<Journal>) {
+    let mut splitter = LineSplitter::default();
+    let mut buffer = [0u8; 4096];
+    let keep = |line: &[u8]| {
+        let (priority, text) = parse_line(line);
+        if !text.is_empty() {
+            journal.write(&unit, priority, &text);
+        }
+    };
+    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        splitter.feed(&buffer[..n], keep);
+    }
+    splitter.finish(keep);
+}
+
+async fn collect_notifications(
+    unit: String,
+    start: u64,
+    socket: std::os::unix::net::UnixDatagram,
+    events: mpsc::Sender<Event>,
+) {
+    let Ok(socket) = tokio::net::UnixDatagram::from_std(socket) else { return };
+    let mut buffer = [0u8; notify::DATAGRAM_MAX];
+    while let Ok(n) = socket.recv(&mut buffer).await {
+        let notification = notify::parse(&buffer[..n]);
+        if events.send(Event::Notified { unit: unit.clone(), start, notification }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn wait_for(
+    unit: String,
+    start: u64,
+    mut child: Child,
+    cgroups: Option<Cgroups>,
+    oom_before: u64,
+    events: mpsc::Sender<Event>,
+) {
+    let mut how = child.wait().await.map_or_else(|e| format!("was lost: {e}"), describe_exit);
+    if cgroups.is_some_and(|c| c.oom_kills(&unit) > oom_before) {
+        how += " (out of memory: limits.memory_max)";
+    }
+    let _ = events.send(Event::Exited { unit, start, how }).await;
+}
+
+fn describe_exit(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => {
+            let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", |s| s.as_str());
+            format!("killed by {name} ({signal})")
+        }
+        (None, Some(crate::stage::SANDBOX_FAILED)) => "exited: its sandbox could not be set up".into(),
+        (None, code) => format!("exited with code {}", code.unwrap_or(-1)),
+    }
+}
+
+async fn read_probe(mut child: Child) -> Result<Vec<ProbeResult>> {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let reading = async {
+        if let Some(pipe) = stdout {
+            pipe.take(PROBE_OUTPUT_MAX).read_to_end(&mut out).await?;
+        }
+        if let Some(pipe) = stderr {
+            pipe.take(PROBE_OUTPUT_MAX).read_to_end(&mut err).await?;
+        }
+        child.wait().await
+    };
+    let status = match tokio::time::timeout(PROBE_TIMEOUT, reading).await {
+        Ok(status) => status?,
+        Err(_) => {
+            let _ = child.start_kill();
+            bail!("the probe did not end within {} s", PROBE_TIMEOUT.as_secs());
+        }
+    };
+    if !status.success() {
+        bail!(
+            "the probe {}: {}",
+            describe_exit(status),
+            notify::one_line(&String::from_utf8_lossy(&err), 500)
+        );
+    }
+    serde_json::from_slice(&out).context("the probe's answer is not JSON")
+}
