@@ -1,4 +1,20 @@
-//! The decisions of `init`, as values.
+//! The decisions of `init`, as values: what the kernel command line means, which modules to load, which disk is
+//! ours, what the first boot changes on it, which steps a boot consists of and what a failure leads to.
+//!
+//! Nothing here reads a file, the clock or a device: callers bring bytes and times, and get values they can compare
+//! and print. A crash in the middle of this crate leaves nothing behind.
 
-pub mod unit;
-pub mod unit_order;
+pub mod cmdline;
+pub mod disks;
+pub mod ext4;
+pub mod failure;
+pub mod firmware;
+pub mod glob;
+pub mod gpt;
+pub mod guid;
+pub mod kernel_log;
+pub mod modules;
+pub mod renew;
+pub mod steps;
+pub mod supervision;
+pub mod uevent;

@@ -1,0 +1,95 @@
+//! What init says: to the kernel log, and to every console that the kernel's own log level would keep it from.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Longest line; the kernel cuts its own at about 1 KiB.
+const LINE_MAX: usize = 900;
+/// Messages of our level (5, notice) reach consoles by themselves above this console level.
+const LEVEL: u32 = 5;
+/// How long one line may wait for a slow or stuck console.
+const PATIENCE_MS: u16 = 200;
+
+struct Console {
+    kernel_log: Option<File>,
+    outputs: Vec<File>,
+}
+
+static CONSOLE: Mutex<Console> = Mutex::new(Console { kernel_log: None, outputs: Vec::new() });
+
+/// Opens the kernel log and the consoles. Called again after `/dev` is mounted; until then `say` goes to stderr.
+pub fn open() {
+    // Ours are few and matter; by default user space is limited to ten lines in five seconds.
+    let _ = fs::write("/proc/sys/kernel/printk_devkmsg", "on");
+    let printk = fs::read_to_string("/proc/sys/kernel/printk").unwrap_or_default();
+    let level: u32 = printk.split_whitespace().next().and_then(|level| level.parse().ok()).unwrap_or(7);
+    let mut console = CONSOLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    console.kernel_log = OpenOptions::new().write(true).open("/dev/kmsg").ok();
+    console.outputs = if level > LEVEL && console.kernel_log.is_some() { Vec::new() } else { outputs() };
+}
+
+fn outputs() -> Vec<File> {
+    let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_else(|_| "console".into());
+    let flags = nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK;
+    let open =
+        |name: &str| OpenOptions::new().write(true).custom_flags(flags).open(format!("/dev/{name}")).ok();
+    active.split_whitespace().filter_map(open).collect()
+}
+
+/// One line for people and for the kernel log.
+pub fn say(text: &str) {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE_MAX).collect();
+    let Ok(mut console) = CONSOLE.try_lock() else { return };
+    let Console { kernel_log, outputs } = &mut *console;
+    match kernel_log {
+        Some(log) => drop(log.write_all(format!("<{LEVEL}>macula-init: {text}\n").as_bytes())),
+        None if outputs.is_empty() => eprintln!("macula-init: {text}"),
+        None => {}
+    }
+    let now = now();
+    let line = format!("[{:5}.{:06}] macula-init: {text}\r\n", now.as_secs(), now.subsec_micros());
+    outputs.iter_mut().for_each(|output| write_patiently(output, line.as_bytes()));
+}
+
+fn write_patiently(output: &mut File, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match output.write(bytes) {
+            Ok(0) => return,
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let mut ready = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+                if !matches!(poll(&mut ready, PollTimeout::from(PATIENCE_MS)), Ok(1..)) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Makes `/dev/console` standard input, output and error, for our children's sake.
+pub fn take_standard_streams() {
+    let Ok(console) =
+        OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOCTTY).open("/dev/console")
+    else {
+        return say("cannot open /dev/console; what services print is lost");
+    };
+    for stream in 0..3 {
+        // SAFETY: dup2 on descriptors that no Rust object owns.
+        unsafe { nix::libc::dup2(console.as_raw_fd(), stream) };
+    }
+}
+
+/// Time since the kernel started.
+pub fn now() -> Duration {
+    let mut time = nix::libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writing.
+    unsafe { nix::libc::clock_gettime(nix::libc::CLOCK_BOOTTIME, &mut time) };
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}

@@ -1,0 +1,67 @@
+//! What the firmware and the boot loader say in UEFI variables, and the one thing we tell them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
+use init_plan::cmdline::Developer;
+use init_plan::failure::booted_entry;
+use init_plan::firmware::{LOADER_VENDOR, decode_text, encode_text};
+use init_plan::guid::Guid;
+use init_plan::steps::EFIVARS;
+use os_slots::Entry;
+
+use crate::console::say;
+use crate::sys::files::make_mutable;
+
+/// The entry that was booted, and the ESP it came from.
+pub struct Booted {
+    pub entry: Entry,
+    pub esp: Guid,
+}
+
+/// What was booted: from the boot loader's variables, or, when there are none at all, from the developer's keys on
+/// the kernel command line.
+pub fn booted(developer: Option<&Developer>) -> Result<Booted> {
+    let (selected, counted) = (read("LoaderEntrySelected")?, read("LoaderBootCountPath")?);
+    let esp = read("LoaderDevicePartUUID")?;
+    if let (None, None, None, Some(developer)) = (&selected, &counted, &esp, developer) {
+        say("no boot loader variables: entry and ESP are taken from the kernel command line");
+        let entry =
+            booted_entry(Some(&developer.entry), Some(&developer.entry)).map_err(|error| anyhow!(error))?;
+        return Ok(Booted { entry, esp: developer.esp });
+    }
+    let entry = booted_entry(selected.as_deref(), counted.as_deref()).map_err(|error| anyhow!(error))?;
+    let esp =
+        esp.context("the boot loader does not say which ESP it was read from (LoaderDevicePartUUID)")?;
+    Ok(Booted { entry, esp: esp.parse().context("LoaderDevicePartUUID")? })
+}
+
+/// Makes the boot loader boot this entry once, on the next boot.
+pub fn set_one_shot(entry: &str) -> Result<()> {
+    let path = path("LoaderEntryOneShot");
+    if let Ok(old) = File::open(&path) {
+        make_mutable(&old).with_context(|| format!("cannot make {} mutable", path.display()))?;
+    }
+    // efivarfs takes attributes and data in one write.
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    file.write_all(&encode_text(entry)).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn read(name: &str) -> Result<Option<String>> {
+    match fs::read(path(name)) {
+        Ok(bytes) => decode_text(&bytes).map(Some).map_err(|error| anyhow!("UEFI variable {name} {error}")),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read UEFI variable {name}")),
+    }
+}
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(format!("{EFIVARS}/{name}-{LOADER_VENDOR}"))
+}

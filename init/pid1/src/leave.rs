@@ -1,0 +1,135 @@
+//! Ways out of a boot. Each writes down why, brings the disk to rest and ends in a reboot or a power-off.
+
+use std::fs;
+use std::time::Duration;
+
+use init_plan::failure::{OnFailure, Reaction, react};
+use init_plan::steps::{CGROUP, STATE};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::console::{now, say};
+use crate::machine::StepFailed;
+use crate::node::Node;
+use crate::sys::power;
+use crate::{esp, evidence, firmware};
+
+/// How long killed processes get to disappear.
+const REAP_PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Reboot,
+    PowerOff,
+}
+
+/// The boot has failed: records it and goes where the rules say.
+pub fn after_failure(node: &mut Node, failure: StepFailed) -> ! {
+    let StepFailed { stage, on_failure, error } = failure;
+    let reason = format!("{error:#}");
+    say(&format!("FAILED at {stage}: {reason}"));
+    record(node, stage, &reason);
+    let reaction = choose(node, on_failure);
+    let pause = match reaction {
+        Reaction::OtherSlot { entry, pause } => match firmware::set_one_shot(&entry) {
+            Ok(()) => {
+                say(&format!("leaving for the other slot: {entry}"));
+                pause
+            }
+            Err(error) => {
+                say(&format!("the boot loader cannot be told to start {entry}: {error:#}"));
+                pause
+            }
+        },
+        Reaction::Again { pause } => {
+            say("no other release to go to; starting again");
+            pause
+        }
+    };
+    settle(node);
+    say(&format!("rebooting in {} s", pause.as_secs()));
+    wait(node, pause);
+    power::reboot_now()
+}
+
+/// An orderly end; services have been stopped.
+pub fn end(node: &mut Node, end: End, reason: &str) -> ! {
+    settle(node);
+    match end {
+        End::Reboot => {
+            say(&format!("rebooting: {reason}"));
+            power::reboot_now()
+        }
+        End::PowerOff => {
+            say(&format!("powering off: {reason}"));
+            node.watchdog.disarm();
+            power::power_off_now()
+        }
+    }
+}
+
+fn record(node: &Node, stage: &str, reason: &str) {
+    let (true, Some(entry)) = (node.state_is_mounted, node.entry) else {
+        return say("the reason stays on the console: the state partition is not there to keep it");
+    };
+    match evidence::write(&node.boot_id, entry, stage, reason) {
+        Ok(()) => say(&format!("evidence written to /state/boot for {entry}")),
+        Err(error) => say(&format!("the evidence could not be written: {error:#}")),
+    }
+}
+
+fn choose(node: &Node, on_failure: OnFailure) -> Reaction {
+    let (Some(entry), Some(devices)) = (node.entry, &node.devices) else {
+        return react(OnFailure::Reboot, 0, &[], &[]);
+    };
+    let entries = esp::entries(&devices.esp).unwrap_or_else(|error| {
+        say(&format!("the ESP's entries cannot be read: {error:#}"));
+        Vec::new()
+    });
+    let known = if node.state_is_mounted { evidence::read_all() } else { Vec::new() };
+    react(on_failure, entry.seq, &entries, &known)
+}
+
+/// Ends every other process and brings the state partition to rest.
+fn settle(node: &mut Node) {
+    let _ = fs::write(format!("{CGROUP}/cgroup.kill"), "1");
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    let deadline = now() + REAP_PATIENCE;
+    while now() < deadline && reap_one() {
+        node.watchdog.feed();
+    }
+    nix::unistd::sync();
+    if node.state_is_mounted && umount2(STATE, MntFlags::empty()).is_err() {
+        let none: Option<&str> = None;
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        if let Err(error) = mount(none, STATE, none, flags, none) {
+            say(&format!(
+                "the state partition does not come to rest ({error}); its journal will be replayed"
+            ));
+        }
+        nix::unistd::sync();
+    }
+    node.state_is_mounted = false;
+}
+
+/// Whether there may be more children to reap.
+fn reap_one() -> bool {
+    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::StillAlive) => {
+            std::thread::sleep(Duration::from_millis(20));
+            true
+        }
+        Ok(_) => true,
+        Err(_) => false,
+    }
+}
+
+fn wait(node: &mut Node, pause: Duration) {
+    let deadline = now() + pause;
+    while now() < deadline {
+        node.watchdog.feed();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}

@@ -1,0 +1,41 @@
+//! What init knows and holds: filled in as the boot goes on.
+
+use std::fs;
+
+use init_plan::cmdline::CommandLine;
+use init_plan::steps::Devices;
+use os_slots::{Entry, Slot};
+
+use crate::drivers::Drivers;
+use crate::uevents::Uevents;
+use crate::watchdog::Watchdog;
+
+#[derive(Default)]
+pub struct Node {
+    pub watchdog: Watchdog,
+    pub drivers: Drivers,
+    /// Open from the start, so that no event of the root's first blocks is missed.
+    pub uevents: Option<Uevents>,
+    pub command_line: Option<CommandLine>,
+    pub entry: Option<Entry>,
+    pub devices: Option<Devices>,
+    pub boot_id: String,
+    pub first_boot: bool,
+    pub state_is_mounted: bool,
+}
+
+impl Node {
+    pub fn new() -> Node {
+        Node::default()
+    }
+
+    /// Once `/proc` is there.
+    pub fn read_boot_id(&mut self) {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        self.boot_id = text.trim().to_owned();
+    }
+
+    pub fn slot(&self) -> Option<Slot> {
+        self.entry.map(|entry| entry.slot())
+    }
+}

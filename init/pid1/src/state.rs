@@ -1,0 +1,114 @@
+//! The state partition: checked, grown, and given the owner's configuration.
+//!
+//! Crash: e2fsck and the kernel's resize are journaled or repeatable; the configuration appears whole, and only then
+//! is the file on the ESP removed.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use init_plan::ext4::{SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
+use init_plan::steps::STATE;
+
+use crate::console::say;
+use crate::esp;
+use crate::sys::{block, files};
+
+const E2FSCK: &str = "/sbin/e2fsck";
+const LOG: &str = "/fsck.log";
+/// Lines of e2fsck's output that are shown.
+const LINES_MAX: usize = 20;
+/// A check that takes longer is hanging.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+const CONFIG: &str = "/state/config.toml";
+
+/// Repairs what is safe to repair, then, if that is not enough, everything.
+pub fn check(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
+    match e2fsck("-p", device, feed)? {
+        0 | 1 => return Ok(()),
+        2 => bail!("e2fsck has repaired {device} and wants a reboot"),
+        code => say(&format!("e2fsck -p ended with {code}; repairing {device} without asking")),
+    }
+    match e2fsck("-y", device, feed)? {
+        0 | 1 => Ok(()),
+        code => bail!(
+            "e2fsck -y cannot repair {device} (exit code {code}); the state partition needs a new file system"
+        ),
+    }
+}
+
+fn e2fsck(how: &str, device: &str, feed: &mut dyn FnMut()) -> Result<i32> {
+    let log = File::create(LOG).with_context(|| format!("cannot create {LOG}"))?;
+    let mut child = Command::new(E2FSCK)
+        .args([how, device])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stderr(log.try_clone()?)
+        .stdout(log)
+        .spawn()
+        .with_context(|| format!("cannot start {E2FSCK}"))?;
+    let started = Instant::now();
+    let status = loop {
+        feed();
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if started.elapsed() > PATIENCE {
+            let _ = child.kill();
+            bail!("e2fsck {how} {device} did not end within {} min", PATIENCE.as_secs() / 60);
+        }
+        sleep(Duration::from_millis(10));
+    };
+    let code = exit_code(status);
+    if code != 0 {
+        let output = files::read_bounded(Path::new(LOG), 1 << 20).unwrap_or_default();
+        output.lines().take(LINES_MAX).for_each(|line| say(&format!("e2fsck: {line}")));
+    }
+    Ok(code)
+}
+
+/// A death by signal counts as an operational error (8), e2fsck's own code for it.
+fn exit_code(status: ExitStatus) -> i32 {
+    match status.signal() {
+        Some(_) => 8,
+        None => status.code().unwrap_or(8),
+    }
+}
+
+/// Grows the mounted file system to its partition.
+pub fn grow(device: &str) -> Result<()> {
+    let partition = File::open(device).with_context(|| format!("cannot open {device}"))?;
+    let mut bytes = vec![0; SUPERBLOCK_BYTES];
+    partition.read_exact_at(&mut bytes, SUPERBLOCK_AT)?;
+    let superblock = Superblock::parse(&bytes).with_context(|| format!("superblock of {device}"))?;
+    let room = block::size(&partition)? / superblock.block_size;
+    if room <= superblock.blocks {
+        return Ok(());
+    }
+    block::resize_ext4(&File::open(STATE)?, room)
+        .with_context(|| format!("cannot grow {device} to {room} blocks"))?;
+    let mib = |blocks: u64| blocks.saturating_mul(superblock.block_size) >> 20;
+    say(&format!("state grown from {} to {} MiB", mib(superblock.blocks), mib(room)));
+    Ok(())
+}
+
+/// Takes over `/macula.toml` from the ESP if the node has no configuration, and removes it there. A file that an
+/// earlier boot has taken over but could not remove is removed, too, if it says the same.
+pub fn provision(esp_device: &str) -> Result<()> {
+    let Some(bytes) = esp::provision_file(esp_device)? else { return Ok(()) };
+    let config = Path::new(CONFIG);
+    match std::fs::read(config) {
+        Ok(present) if present == bytes => {}
+        Ok(_) => bail!("{CONFIG} exists, so macula.toml on the ESP is left alone"),
+        Err(_) => {
+            files::write_whole(config, 0o644, &bytes).with_context(|| format!("cannot write {CONFIG}"))?;
+            say("configuration taken over from the ESP");
+        }
+    }
+    esp::remove_provision_file(esp_device).context("cannot remove macula.toml from the ESP")
+}

@@ -1,0 +1,175 @@
+//! When PID 1 feeds the watchdog, restarts the supervisor, or gives up on this boot. Times are durations since boot.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// The hardware watchdog's time-out.
+pub const WATCHDOG: Duration = Duration::from_secs(60);
+/// How often it is fed.
+pub const FEED_EVERY: Duration = Duration::from_secs(10);
+/// A supervisor silent for this long no longer keeps the watchdog fed.
+const FED_WITHIN: Duration = Duration::from_secs(30);
+/// A supervisor silent for this long is killed. Also its grace at the start.
+const SILENT_MAX: Duration = Duration::from_secs(60);
+/// More starts than this within the window end the boot.
+const STARTS_MAX: usize = 10;
+const STARTS_WINDOW: Duration = Duration::from_secs(300);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Longest message from the supervisor.
+pub const MESSAGE_BYTES_MAX: usize = 512;
+
+/// What the supervisor tells PID 1, one datagram each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    Alive,
+    /// With the reason, for the log.
+    Reboot(String),
+    PowerOff(String),
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("message {0:?} is none of: alive, reboot <reason>, poweroff <reason>")]
+pub struct UnknownMessage(String);
+
+impl Message {
+    pub fn parse(datagram: &[u8]) -> Result<Message, UnknownMessage> {
+        let text = String::from_utf8_lossy(&datagram[..datagram.len().min(MESSAGE_BYTES_MAX)]);
+        let (word, reason) = text.trim_end().split_once(' ').unwrap_or((text.trim_end(), "no reason given"));
+        match word {
+            "alive" => Ok(Message::Alive),
+            "reboot" => Ok(Message::Reboot(reason.to_owned())),
+            "poweroff" => Ok(Message::PowerOff(reason.to_owned())),
+            _ => Err(UnknownMessage(text.chars().take(64).collect())),
+        }
+    }
+}
+
+/// What follows from the supervisor's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Start it again at this time.
+    StartAt(Duration),
+    /// It does not stay up: end this boot, bounded.
+    GiveUp,
+}
+
+/// The supervisor as PID 1 sees it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    starts: VecDeque<Duration>,
+    /// Time of the last start or `alive`; `None` while it is down.
+    heard: Option<Duration>,
+    start_at: Option<Duration>,
+}
+
+impl Watch {
+    pub fn started(&mut self, now: Duration) {
+        self.starts.push_back(now);
+        self.heard = Some(now);
+        self.start_at = None;
+    }
+
+    /// An `alive` message.
+    pub fn alive(&mut self, now: Duration) {
+        if self.heard.is_some() {
+            self.heard = Some(now);
+        }
+    }
+
+    /// It died, was killed or could not be started.
+    pub fn ended(&mut self, now: Duration) -> Next {
+        self.heard = None;
+        while self.starts.front().is_some_and(|&start| now.saturating_sub(start) > STARTS_WINDOW) {
+            self.starts.pop_front();
+        }
+        let recent = self.starts.len();
+        if recent >= STARTS_MAX {
+            return Next::GiveUp;
+        }
+        let pause = Duration::from_millis(250) * 2u32.pow(recent.saturating_sub(1).min(8) as u32);
+        let at = now + pause.min(PAUSE_MAX);
+        self.start_at = Some(at);
+        Next::StartAt(at)
+    }
+
+    /// Whether it is time to start it again.
+    pub fn due(&self, now: Duration) -> bool {
+        self.heard.is_none() && self.start_at.is_some_and(|at| now >= at)
+    }
+
+    /// Whether the hardware watchdog may be fed: the supervisor was heard lately, or a start is planned (the number
+    /// of starts bounds that).
+    pub fn may_feed(&self, now: Duration) -> bool {
+        match self.heard {
+            Some(heard) => now.saturating_sub(heard) <= FED_WITHIN,
+            None => self.start_at.is_some(),
+        }
+    }
+
+    /// Whether it has been silent for so long that it is to be killed.
+    pub fn is_stuck(&self, now: Duration) -> bool {
+        self.heard.is_some_and(|heard| now.saturating_sub(heard) > SILENT_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn messages_are_words() {
+        assert_eq!(Message::parse(b"alive"), Ok(Message::Alive));
+        assert_eq!(Message::parse(b"reboot trial of 0.2.0"), Ok(Message::Reboot("trial of 0.2.0".into())));
+        assert_eq!(Message::parse(b"poweroff"), Ok(Message::PowerOff("no reason given".into())));
+        for bad in [&b""[..], b"Alive", b"\xff\xfe", &[b'x'; 4096]] {
+            assert!(Message::parse(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn a_silent_supervisor_starves_the_watchdog_then_is_killed() {
+        let mut watch = Watch::default();
+        watch.started(at(0));
+        assert!(watch.may_feed(at(30)) && !watch.may_feed(at(31)));
+        watch.alive(at(20));
+        assert!(watch.may_feed(at(50)) && !watch.is_stuck(at(80)) && watch.is_stuck(at(81)));
+        let Next::StartAt(again) = watch.ended(at(81)) else { panic!("gave up") };
+        assert!(watch.may_feed(at(81)) && !watch.due(at(81)) && watch.due(again));
+        // The watchdog, last fed at 50, is fed again before its 60 s are over.
+        assert!(at(81) < at(50) + WATCHDOG);
+        watch.alive(again);
+        assert!(!watch.is_stuck(at(1000)), "a message from the dead does not count");
+    }
+
+    #[test]
+    fn ten_starts_in_five_minutes_are_enough() {
+        let (mut watch, mut now, mut starts) = (Watch::default(), at(0), 0);
+        loop {
+            watch.started(now);
+            starts += 1;
+            match watch.ended(now) {
+                Next::StartAt(next) => {
+                    assert!(next - now <= PAUSE_MAX);
+                    now = next;
+                }
+                Next::GiveUp => break,
+            }
+        }
+        assert_eq!(starts, STARTS_MAX);
+        assert!(!watch.may_feed(now), "nothing keeps a given-up boot alive");
+    }
+
+    #[test]
+    fn rare_deaths_are_forgiven_for_ever() {
+        let mut watch = Watch::default();
+        for hour in 0..100 {
+            watch.started(at(hour * 3600));
+            assert!(matches!(watch.ended(at(hour * 3600 + 60)), Next::StartAt(_)));
+        }
+    }
+}
