@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use fetch::fetch;
+pub use mirror::debian_mirror;
 pub use update::{Change, update};
 
 use crate::error::{At, BuildError, Result};

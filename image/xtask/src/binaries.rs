@@ -1,0 +1,91 @@
+//! Our own programs, built as a node runs them: static, for musl.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use data_encoding::HEXLOWER;
+use image_builder::PROGRAMS;
+use sha2::{Digest, Sha256};
+
+use crate::Tree;
+use crate::host::TARGET;
+
+/// The packages of [`PROGRAMS`].
+const PACKAGES: [&str; 10] = [
+    "init-pid1",
+    "init-supervisor",
+    "services-identity",
+    "mesh-daemon",
+    "dht-daemon",
+    "content-daemon",
+    "reconciler-daemon",
+    "services-update",
+    "services-network",
+    "os-ctl",
+];
+
+/// Everything that the programs are made from.
+const SOURCES: [&str; 7] =
+    ["os", "services", "init", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"];
+
+/// Builds the programs of one OS version; the folder they are in. The version is compiled into the supervisor, so each
+/// version has its own folder, and one whose sources have not changed is not built again.
+pub fn build(tree: &Tree, version: &str) -> Result<PathBuf> {
+    let folder = tree.out().join("programs").join(version);
+    let stamp_file = folder.join("stamp");
+    let stamp = stamp(tree)?;
+    if std::fs::read_to_string(&stamp_file).is_ok_and(|s| s == stamp) {
+        return Ok(folder);
+    }
+    eprintln!("compiling the programs of {version} for {TARGET}");
+    let _ = std::fs::remove_file(&stamp_file);
+    cargo(tree, &PACKAGES, version)?;
+    std::fs::create_dir_all(&folder)?;
+    for program in PROGRAMS {
+        let from = built(tree).join(program);
+        std::fs::copy(&from, folder.join(program))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    std::fs::write(&stamp_file, stamp)?;
+    Ok(folder)
+}
+
+/// The program of a bench: the bare init.
+pub fn bare_init(tree: &Tree) -> Result<PathBuf> {
+    cargo(tree, &["bare-init"], "")?;
+    Ok(built(tree).join("bare-init"))
+}
+
+fn built(tree: &Tree) -> PathBuf {
+    tree.root.join("target").join(TARGET).join("release")
+}
+
+fn cargo(tree: &Tree, packages: &[&str], version: &str) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.args(["build", "--release", "--locked", "--target", TARGET]);
+    command.args(packages.iter().flat_map(|p| ["-p", p]));
+    let status = command.env("MACULA_OS_VERSION", version).current_dir(&tree.root).status();
+    if status.context("cannot run cargo")?.success() { Ok(()) } else { bail!("the programs do not compile") }
+}
+
+fn stamp(tree: &Tree) -> Result<String> {
+    let mut hasher = Sha256::new();
+    for source in SOURCES {
+        add(&mut hasher, &tree.root.join(source))?;
+    }
+    Ok(HEXLOWER.encode(&hasher.finalize()))
+}
+
+fn add(hasher: &mut Sha256, path: &Path) -> Result<()> {
+    if path.is_dir() {
+        let mut entries: Vec<_> = std::fs::read_dir(path)?.collect::<std::io::Result<_>>()?;
+        entries.sort_by_key(|e| e.file_name());
+        return entries.iter().try_for_each(|e| add(hasher, &e.path()));
+    }
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    hasher.update(path.as_os_str().as_encoded_bytes());
+    hasher.update((bytes.len() as u64).to_be_bytes());
+    hasher.update(&bytes);
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! What this machine must have, and how to get it on Debian and Ubuntu.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use image_builder::tools;
+
+/// The Rust target of everything that runs on a node.
+pub const TARGET: &str = "x86_64-unknown-linux-musl";
+
+const COMPILER: &[(&str, &str)] = &[("gcc", "gcc"), ("git", "git")];
+const MACHINES: &[(&str, &str)] = &[("qemu-system-x86_64", "qemu-system-x86")];
+const FIRMWARE: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"];
+
+/// What a verb is about to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    Build,
+    Boot,
+    Test,
+}
+
+/// Finds what is missing and installs it: as root or through sudo; otherwise prints the one line to run and stops.
+pub fn prepare(need: Need) -> Result<()> {
+    rust_target()?;
+    let missing = missing(need);
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    match self::missing(need).as_slice() {
+        [] => Ok(()),
+        left => bail!("after installing, this machine still lacks: {}", left.join(" ")),
+    }
+}
+
+fn missing(need: Need) -> Vec<&'static str> {
+    let mut wanted = [COMPILER, tools::HOST_PACKAGES].concat();
+    if need != Need::Build {
+        wanted.extend_from_slice(MACHINES);
+    }
+    if need == Need::Test {
+        wanted.extend_from_slice(tools::TEST_PACKAGES);
+        wanted.push(("ip", "iproute2"));
+    }
+    let mut packages: Vec<_> = tools::missing(&wanted).into_iter().map(|(_, package)| package).collect();
+    if need != Need::Build && !FIRMWARE.iter().any(|f| Path::new(f).exists()) {
+        packages.push("ovmf");
+    }
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+/// rustup adds the target by itself from rust-toolchain.toml, unless that was switched off.
+fn rust_target() -> Result<()> {
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().context("cannot run rustc")?;
+    let sysroot = String::from_utf8_lossy(&sysroot.stdout).trim().to_string();
+    if Path::new(&sysroot).join("lib/rustlib").join(TARGET).is_dir() {
+        return Ok(());
+    }
+    eprintln!("installing the Rust target {TARGET}");
+    let added = Command::new("rustup").args(["target", "add", TARGET]).status();
+    if added.is_ok_and(|s| s.success()) {
+        return Ok(());
+    }
+    bail!("the Rust target {TARGET} is missing; run: rustup target add {TARGET}")
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let line = format!("apt-get update && apt-get install -y --no-install-recommends {}", packages.join(" "));
+    let Some(prefix) = become_root() else {
+        bail!("this machine lacks {}; run as root: {line}", packages.join(" "));
+    };
+    eprintln!("installing {}", packages.join(" "));
+    apt(&prefix, &["update"])?;
+    if apt(&prefix, &install_arguments(packages, None)).is_ok() {
+        return Ok(());
+    }
+    // A bookworm host with parts of QEMU from backports cannot mix them with bookworm's own.
+    if !is_bookworm() {
+        bail!("apt could not install {}; run as root and see why: {line}", packages.join(" "));
+    }
+    eprintln!("trying again with bookworm-backports");
+    enable_backports(&prefix)?;
+    apt(&prefix, &["update"])?;
+    apt(&prefix, &install_arguments(packages, Some("bookworm-backports")))
+        .with_context(|| format!("apt could not install {}", packages.join(" ")))
+}
+
+fn install_arguments<'a>(packages: &[&'a str], suite: Option<&'a str>) -> Vec<&'a str> {
+    let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+    if let Some(suite) = suite {
+        arguments.extend(["-t", suite]);
+    }
+    arguments.extend(packages);
+    arguments
+}
+
+fn apt(prefix: &[&str], arguments: &[&str]) -> Result<()> {
+    let words = [prefix, &["apt-get", "-q"], arguments].concat();
+    let mut command = Command::new(words[0]);
+    command
+        .args(&words[1..])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    if command.status().context("cannot run apt-get")?.success() {
+        return Ok(());
+    }
+    bail!("`{}` failed", words.join(" "))
+}
+
+/// The words that make a command run as root: none, `sudo`, or nothing works.
+fn become_root() -> Option<Vec<&'static str>> {
+    let id = Command::new("id").arg("-u").output().ok()?;
+    if id.stdout.trim_ascii() == b"0" {
+        return Some(vec!["env"]);
+    }
+    let sudo = Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status();
+    sudo.is_ok_and(|s| s.success()).then(|| vec!["sudo"])
+}
+
+fn is_bookworm() -> bool {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    release.contains("VERSION_CODENAME=bookworm")
+}
+
+fn enable_backports(prefix: &[&str]) -> Result<()> {
+    let mirror = image_builder::parts::debian_mirror(Path::new("/etc/apt"))
+        .context("found no Debian mirror in this host's apt sources")?;
+    let line = format!("deb {mirror} bookworm-backports main");
+    let path = "/etc/apt/sources.list.d/bookworm-backports.list";
+    let script = format!("echo '{line}' > {path}");
+    let words = [prefix, &["sh", "-c", &script]].concat();
+    let written = Command::new(words[0]).args(&words[1..]).status()?;
+    if written.success() { Ok(()) } else { bail!("cannot write {path}") }
+}

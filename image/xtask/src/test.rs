@@ -1,0 +1,153 @@
+//! `cargo xtask test`: all that must pass before anything lands.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use qemu_lab::Releases;
+
+use crate::host::{self, Need, TARGET};
+use crate::{Tree, images};
+
+/// Crates that run on the machine that builds, not on a node.
+const HOST_CRATES: [&str; 7] =
+    ["hardware-schema", "image-layout", "image-builder", "xtask", "qemu-vm", "qemu-lab", "tests-boot"];
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only these parts, in the order of the list: all of them by default.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Passed on to the test program: a test's name or a part of it.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// rustfmt and clippy.
+    Lint,
+    /// In-file tests and the crate dependency list.
+    Unit,
+    /// The image builder's tests.
+    Image,
+    /// The real image in QEMU.
+    Boot,
+}
+
+pub fn run(tree: &Tree, options: &Options) -> Result<()> {
+    host::prepare(Need::Test)?;
+    let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
+    if wanted(Part::Lint) {
+        cargo(tree, &["fmt", "--all", "--check"])?;
+        cargo(tree, &lint_arguments())?;
+    }
+    if wanted(Part::Unit) {
+        cargo(tree, &node_test_arguments(options))?;
+        check_dependencies(tree)?;
+    }
+    if wanted(Part::Image) {
+        cargo(tree, &image_test_arguments(options))?;
+    }
+    if wanted(Part::Boot) {
+        boot(tree, options)?;
+    }
+    Ok(())
+}
+
+fn lint_arguments() -> Vec<&'static str> {
+    vec![
+        "clippy",
+        "--quiet",
+        "--release",
+        "--locked",
+        "--target",
+        TARGET,
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]
+}
+
+/// With the profile and target of the image, so that crates are built once for both.
+fn node_test_arguments(options: &Options) -> Vec<&str> {
+    let mut arguments = vec!["test", "--release", "--locked", "--target", TARGET, "--workspace"];
+    for package in HOST_CRATES {
+        arguments.extend(["--exclude", package]);
+    }
+    with_filter(arguments, options, &[])
+}
+
+fn image_test_arguments(options: &Options) -> Vec<&str> {
+    let mut arguments = vec!["test", "--release", "--locked"];
+    for package in HOST_CRATES.iter().filter(|p| **p != "tests-boot") {
+        arguments.extend(["-p", package]);
+    }
+    with_filter(arguments, options, &[])
+}
+
+fn boot(tree: &Tree, options: &Options) -> Result<()> {
+    let releases = images::releases(tree)?;
+    let file = tree.out().join("releases.json");
+    releases.save(&file)?;
+    let arguments = vec!["test", "--release", "--locked", "-p", "tests-boot"];
+    let mut command = Command::new("cargo");
+    command.args(with_filter(arguments, options, &["--test-threads=1", "--nocapture"]));
+    let (name, value) = Releases::variable(&file);
+    check(command.env(name, value), tree)
+}
+
+fn with_filter<'a>(mut arguments: Vec<&'a str>, options: &'a Options, more: &[&'a str]) -> Vec<&'a str> {
+    arguments.push("--");
+    arguments.extend(more);
+    arguments.extend(options.only.as_deref());
+    arguments
+}
+
+/// Every arrow between our crates is in a committed file: a new one shows up in review as one line.
+fn check_dependencies(tree: &Tree) -> Result<()> {
+    let file = tree.root.join("docs/crate-dependencies.txt");
+    let found = dependencies(tree)?;
+    let committed = std::fs::read_to_string(&file).unwrap_or_default();
+    if found == committed {
+        return Ok(());
+    }
+    if std::env::var_os("CI").is_none() {
+        std::fs::write(&file, found)?;
+    }
+    bail!("the arrows between crates have changed: look at `git diff {}` and commit it", file.display())
+}
+
+fn dependencies(tree: &Tree) -> Result<String> {
+    let mut command = Command::new("cargo");
+    command.args(["metadata", "--format-version", "1", "--no-deps", "--locked"]).current_dir(&tree.root);
+    let output = command.output().context("cannot run cargo metadata")?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let list = |v: &serde_json::Value, key: &str| v[key].as_array().cloned().unwrap_or_default();
+    let mut lines = Vec::new();
+    for package in list(&metadata, "packages") {
+        let ours = list(&package, "dependencies")
+            .into_iter()
+            .filter(|d| d["path"].is_string() && d["kind"].is_null());
+        let mut names: Vec<_> = ours.filter_map(|d| d["name"].as_str().map(String::from)).collect();
+        names.sort();
+        lines.push(
+            format!("{}: {}", package["name"].as_str().unwrap_or("?"), names.join(" "))
+                .trim_end()
+                .to_string(),
+        );
+    }
+    lines.sort();
+    Ok(lines.join("\n") + "\n")
+}
+
+fn cargo(tree: &Tree, arguments: &[&str]) -> Result<()> {
+    check(Command::new("cargo").args(arguments), tree)
+}
+
+fn check(command: &mut Command, tree: &Tree) -> Result<()> {
+    eprintln!("{}", format!("{command:?}").replace('"', ""));
+    let status = command.current_dir(&tree.root).status().context("cannot run cargo")?;
+    if status.success() { Ok(()) } else { bail!("failed: {}", format!("{command:?}").replace('"', "")) }
+}

@@ -1,0 +1,50 @@
+//! The owner: `maculactl` with its own key and its own memory of nodes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// Runs `maculactl` as the owner of the lab's nodes.
+pub struct Owner {
+    maculactl: PathBuf,
+    config: PathBuf,
+    key: PathBuf,
+    did: String,
+}
+
+impl Owner {
+    pub(crate) fn new(maculactl: &Path, dir: &Path) -> Result<Self> {
+        let config = dir.join("owner");
+        std::fs::create_dir_all(&config)?;
+        let key = config.join("owner.key");
+        let mut owner = Self { maculactl: maculactl.to_path_buf(), config, key, did: String::new() };
+        owner.run(&["key", "new"])?;
+        owner.did = owner.run(&["key", "show"])?.trim().to_string();
+        Ok(owner)
+    }
+
+    /// `did:key:...`: owner of the nodes, signer of releases, publisher of channels.
+    pub fn did(&self) -> &str {
+        &self.did
+    }
+
+    /// `maculactl ARGUMENTS`: its standard output; its standard error as the error.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.maculactl);
+        command.arg("--key").arg(&self.key).args(arguments).env("XDG_CONFIG_HOME", &self.config);
+        let output = command.output().with_context(|| format!("cannot run {}", self.maculactl.display()))?;
+        if !output.status.success() {
+            bail!("maculactl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `maculactl --json --node NODE ARGUMENTS`.
+    pub fn json(&self, node: &str, arguments: &[&str]) -> Result<Value> {
+        let text = self.run(&[&["--json", "--node", node], arguments].concat())?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("maculactl {} printed no JSON", arguments.join(" ")))
+    }
+}
