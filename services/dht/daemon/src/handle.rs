@@ -1,0 +1,100 @@
+//! How the D-Bus interface, the owner's calls and peers' streams reach the one task that owns the node.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use dht_proto::record_types::{PROVIDER, Provider, provider_key};
+use dht_proto::{BucketSummary, Contact, Entry, Key, Outcome, Record, Request, Response};
+use os_identity::NodeId;
+use services_api::report::DhtReport;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::own_records::McidBytes;
+
+/// Nodes with records that end a search: enough to see past a stale replica.
+const QUORUM: usize = 5;
+
+pub type Reply<T> = oneshot::Sender<T>;
+
+pub enum Command {
+    Request { from: NodeId, request: Request, reply: Reply<Response> },
+    Provide { mcid: McidBytes, reply: Reply<Result<()>> },
+    Unprovide { mcid: McidBytes, reply: Reply<Result<()>> },
+    Put { record: Arc<Record>, reply: Reply<Result<u32>> },
+    Find { key: Key, record_type: Option<u8>, quorum: usize, reply: Reply<Result<Outcome>> },
+    Report { reply: Reply<DhtReport> },
+    Table { reply: Reply<Table> },
+}
+
+/// The routing table, for people.
+pub struct Table {
+    pub node: NodeId,
+    pub entries: Vec<Entry>,
+    pub buckets: Vec<BucketSummary>,
+    pub own_records: usize,
+}
+
+/// Who has a content, and what it took to find out.
+pub struct Providers {
+    /// This node is left out.
+    pub contacts: Vec<Contact>,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone)]
+pub struct Handle {
+    node: NodeId,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Handle {
+    pub fn new(node: NodeId, commands: mpsc::Sender<Command>) -> Self {
+        Self { node, commands }
+    }
+
+    pub async fn request(&self, from: NodeId, request: Request) -> Result<Response> {
+        self.call(|reply| Command::Request { from, request, reply }).await
+    }
+
+    pub async fn provide(&self, mcid: McidBytes) -> Result<()> {
+        self.call(|reply| Command::Provide { mcid, reply }).await?
+    }
+
+    pub async fn unprovide(&self, mcid: McidBytes) -> Result<()> {
+        self.call(|reply| Command::Unprovide { mcid, reply }).await?
+    }
+
+    /// Publishes a record; how many nodes took it, this one included.
+    pub async fn put(&self, bytes: &[u8]) -> Result<u32> {
+        let record = Arc::new(Record::from_bytes(bytes).context("the record does not decode")?);
+        self.call(|reply| Command::Put { record, reply }).await?
+    }
+
+    pub async fn find(&self, key: Key, record_type: Option<u8>) -> Result<Outcome> {
+        self.call(|reply| Command::Find { key, record_type, quorum: QUORUM, reply }).await?
+    }
+
+    pub async fn providers(&self, mcid: &McidBytes) -> Result<Providers> {
+        let outcome = self.find(provider_key(mcid), Some(PROVIDER)).await?;
+        let contact = |r: &Arc<Record>| {
+            let provider = Provider::parse(&r.statement.payload).ok()?;
+            let other = r.statement.signer != self.node && !provider.withdrawn;
+            other.then(|| provider.contact(r.statement.signer))
+        };
+        Ok(Providers { contacts: outcome.records.iter().filter_map(contact).collect(), outcome })
+    }
+
+    pub async fn report(&self) -> Result<DhtReport> {
+        self.call(|reply| Command::Report { reply }).await
+    }
+
+    pub async fn table(&self) -> Result<Table> {
+        self.call(|reply| Command::Table { reply }).await
+    }
+
+    async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.ok().context("the service is stopping")?;
+        answer.await.context("this was given up, because the clock was set back or the service is stopping")
+    }
+}

@@ -1,0 +1,73 @@
+//! `io.macula.Dht1`.
+
+use dht_proto::{Contact, Key};
+use services_api::bus::{self, uid};
+use services_api::mesh::Streams;
+use zbus::fdo;
+
+use crate::exchange;
+use crate::handle::Handle;
+
+/// One client's view: only `content` says what this node holds.
+pub struct Dht {
+    handle: Handle,
+    streams: Streams,
+    uid: u32,
+}
+
+impl Dht {
+    pub fn new(handle: Handle, streams: Streams, uid: u32) -> Self {
+        Self { handle, streams, uid }
+    }
+
+    fn only_content(&self) -> fdo::Result<()> {
+        let text = format!("uid {} may not say what this node provides", self.uid);
+        match self.uid {
+            uid::CONTENT | uid::ROOT => Ok(()),
+            _ => Err(fdo::Error::AccessDenied(text)),
+        }
+    }
+
+    async fn teach_mesh(&self, contacts: &[Contact]) {
+        for contact in contacts {
+            if let Err(e) = exchange::teach(&self.streams, contact).await {
+                tracing::warn!("{e:#}");
+            }
+        }
+    }
+}
+
+#[zbus::interface(name = "io.macula.Dht1")]
+impl Dht {
+    async fn provide(&self, mcid: Vec<u8>) -> fdo::Result<()> {
+        self.only_content()?;
+        self.handle.provide(bus::mcid(&mcid)?.to_bytes()).await.map_err(bus::failed)
+    }
+
+    async fn unprovide(&self, mcid: Vec<u8>) -> fdo::Result<()> {
+        self.only_content()?;
+        self.handle.unprovide(bus::mcid(&mcid)?.to_bytes()).await.map_err(bus::failed)
+    }
+
+    async fn providers(&self, mcid: Vec<u8>) -> fdo::Result<Vec<Vec<u8>>> {
+        let found = self.handle.providers(&bus::mcid(&mcid)?.to_bytes()).await.map_err(bus::failed)?;
+        self.teach_mesh(&found.contacts).await;
+        Ok(found.contacts.iter().map(|c| c.id.to_vec()).collect())
+    }
+
+    async fn put_record(&self, record: Vec<u8>) -> fdo::Result<u32> {
+        self.handle.put(&record).await.map_err(bus::failed)
+    }
+
+    async fn get_records(&self, record_type: u8, key: Vec<u8>) -> fdo::Result<Vec<Vec<u8>>> {
+        let key = Key::try_from(key.as_slice())
+            .map_err(|_| fdo::Error::InvalidArgs(format!("a key is 32 bytes, not {}", key.len())))?;
+        let found = self.handle.find(key, Some(record_type)).await.map_err(bus::failed)?;
+        Ok(found.records.iter().map(|r| r.to_bytes()).collect())
+    }
+
+    async fn report(&self) -> fdo::Result<String> {
+        let report = self.handle.report().await.map_err(bus::failed)?;
+        serde_json::to_string(&report).map_err(bus::failed)
+    }
+}
