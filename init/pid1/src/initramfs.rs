@@ -31,7 +31,7 @@ pub fn run(node: &mut Node) -> Result<(), StepFailed> {
     console::take_standard_streams();
     sys::power::take_ctrl_alt_del();
     node.read_boot_id();
-    say(&format!("Macula OS init, kernel {}", kernel_release()));
+    say(&format!("Macula OS, kernel {}", kernel_release()));
     node.uevents = Uevents::open().map_err(|error| say(&format!("no kernel events: {error}"))).ok();
     node.command_line = Some(at("kernel", read_command_line())?);
     at("modules", node.drivers.adopt(Path::new(MODULES_LIST), Path::new(MODULES_FOLDER)))?;

@@ -11,6 +11,7 @@ use init_plan::steps::CGROUP;
 use init_plan::supervision::{MESSAGE_BYTES_MAX, Message, Watch};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::unistd::Pid;
 
@@ -105,6 +106,7 @@ impl Supervisor {
 
 /// Between fork and exec.
 fn become_supervisor(cgroup: i32, line: i32) -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
     // SAFETY: plain system calls on descriptors that are open in the child.
     unsafe {
         if libc::write(cgroup, c"0".as_ptr().cast(), 1) != 1 {

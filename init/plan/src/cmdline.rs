@@ -137,9 +137,9 @@ fn parse_verity(value: &str) -> Result<Verity, CommandLineError> {
 }
 
 fn name(key: &'static str, value: String) -> Result<String, CommandLineError> {
-    let fine = |b: u8| b.is_ascii_alphanumeric() || b"._+-/".contains(&b);
+    let fine = |b: u8| b.is_ascii_alphanumeric() || b"._+-/~".contains(&b);
     if value.is_empty() || value.len() > 64 || !value.bytes().all(fine) {
-        let reason = "expected 1 to 64 letters, digits or . _ + - /";
+        let reason = "expected 1 to 64 letters, digits or . _ + - / ~";
         return Err(CommandLineError::Bad { key, value, reason });
     }
     Ok(value)

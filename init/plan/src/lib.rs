@@ -18,3 +18,5 @@ pub mod renew;
 pub mod steps;
 pub mod supervision;
 pub mod uevent;
+pub mod unit;
+pub mod unit_order;
