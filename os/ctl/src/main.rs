@@ -1,1 +1,41 @@
-fn main() {}
+//! `maculactl`: the owner's side of a node.
+//!
+//! Holds the owner's key, connects to a node by QUIC with it, calls the node's control protocols and shows what comes back.
+//! Writes nothing but key file, `known_nodes.toml` and the files it is told to; a crash leaves the node's side to the node.
+
+mod artifacts;
+mod cli;
+mod connect;
+mod key_file;
+mod known_nodes;
+mod node;
+mod output;
+mod table;
+mod target;
+mod transfer;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::Cli;
+use crate::output::clean;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return fail(&e.into()),
+    };
+    match runtime.block_on(verbs::run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&e),
+    }
+}
+
+/// The whole chain on one line.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("maculactl: {}", clean(&format!("{error:#}").replace('\n', "; ")));
+    ExitCode::FAILURE
+}

@@ -178,7 +178,7 @@ pub struct LinkReport {
     pub dhcp: String,
 }
 
-/// Parameters of the owner's `install`.
+/// Parameters of the owner's `install`. `release` is the MCID's text; empty: the head of the channel that the node follows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstallParams {
     pub release: String,
@@ -194,12 +194,18 @@ pub struct PutParams {
     pub size: u64,
 }
 
-/// Answer to the owner's `get` (its parameter is the MCID's text): so many raw bytes follow the answer frame. A raw block has no
-/// name. A stream that ends early means that the rest could not be had.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Answer to the owner's `get` (its parameter is the MCID's text): so many raw bytes follow the answer frame
+/// (`control::read_call`, then `control::reply`). A stream that ends early means that the rest could not be had.
+///
+/// `has` takes the MCID's text, too, and answers `bool`: whether all of the content is here, stored or offered.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GetAnswer {
+    /// As in the manifest; empty for a raw block.
     pub name: String,
     pub size: u64,
+    /// As in the manifest; 0 for a raw block.
+    pub chunk_size: u32,
 }
 
 /// Parameters of `logs`. An empty unit means all of them.

@@ -1,0 +1,293 @@
+//! The command line, as clap reads it. What each verb does is in `verbs`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use os_content_id::Mcid;
+
+use crate::target::Target;
+
+const EXAMPLES: &str = "\
+Examples:
+  maculactl key new                             make your owner key, once
+  maculactl key show                            your did:key, for `owner` in a node's config.toml
+  maculactl --node 192.0.2.7 status             what the node runs and does
+  maculactl --node kitchen.local units          its services
+  export MACULA_NODE=192.0.2.7                  instead of --node each time
+  maculactl update --watch                      update to the channel's release and look on
+  maculactl help release                        how a release is made and published
+
+The first contact with an address remembers which node answered there (`maculactl known`); write
+--node did:key:...@192.0.2.7 when you know the id. Every verb understands --json.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "maculactl",
+    version,
+    about = "Looks after Macula OS nodes, as their owner",
+    after_help = EXAMPLES,
+    max_term_width = 110
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The node: ADDR, ADDR:PORT (default 4433) or did:key:...@ADDR:PORT. Default: $MACULA_NODE
+    #[arg(long, global = true, value_name = "NODE")]
+    pub node: Option<Target>,
+    /// The key file. Default: ~/.config/macula/owner.key
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Talk to the services of this machine, which is a node, instead of to a node over the mesh
+    #[arg(long, global = true, conflicts_with = "node")]
+    pub local: bool,
+    /// JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How long to wait for a node to answer the first packet
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Your owner key: make it, show its id
+    #[command(subcommand)]
+    Key(Key),
+    /// Nodes met before, by address
+    Known {
+        #[command(subcommand)]
+        verb: Option<Known>,
+    },
+    /// What the node runs: version, slot, trial, install progress, events
+    Status {
+        /// Keep showing it, also across reboots of the node; Ctrl-C ends
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// The node's peers in the mesh
+    #[command(visible_alias = "peers")]
+    Nodes,
+    /// The node's services
+    #[command(
+        after_help = "Examples:\n  maculactl units\n  maculactl units restart dht\n  maculactl units kill mesh --signal 9"
+    )]
+    Units {
+        #[command(subcommand)]
+        verb: Option<Units>,
+    },
+    /// What the services logged, oldest first
+    #[command(after_help = "Examples:\n  maculactl logs -n 20\n  maculactl logs update")]
+    Logs {
+        /// One unit; all when left out
+        unit: Option<String>,
+        /// At most so many of the newest lines
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
+        lines: u32,
+    },
+    /// What happened to the OS lately: installs, commits, rollbacks, refusals
+    Events,
+    /// The node's network links and addresses
+    Links,
+    /// What the reconciler would do next
+    Plan,
+    /// Make, sign, look at and publish a release
+    #[command(subcommand, after_help = RELEASE_EXAMPLES)]
+    Release(Release),
+    /// Install a release: the channel's newest, or the one named
+    #[command(
+        after_help = "Examples:\n  maculactl update --watch\n  maculactl update --release mcid1-raw-blake3-..."
+    )]
+    Update {
+        /// The signed release, as `release publish` prints it
+        #[arg(long, value_name = "MCID")]
+        release: Option<Mcid>,
+        /// Also when it failed on this node before
+        #[arg(long)]
+        again: bool,
+        /// Look on until it is committed or refused
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Boot the other slot's committed release
+    Rollback,
+    /// Restart the node
+    Reboot {
+        /// Ends up in the node's log
+        #[arg(long, default_value = "the owner asked")]
+        reason: String,
+    },
+    /// Switch the node off
+    Poweroff {
+        /// Ends up in the node's log
+        #[arg(long, default_value = "the owner asked")]
+        reason: String,
+    },
+    /// Content by MCID: bring it to the node, fetch it, see transfers
+    #[command(subcommand)]
+    Content(Content),
+    /// The node's view of the distributed hash table
+    #[command(subcommand)]
+    Dht(Dht),
+    /// Node configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// A small prompt for the serial console of a node (implies --local)
+    Console,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make a new key; never replaces one
+    New,
+    /// Print the key's did:key
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Known {
+    /// Forget who answered at an address, after a node was installed anew
+    Forget {
+        /// ADDR[:PORT] as in `maculactl known`
+        address: Target,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Units {
+    /// Stop a unit and start it again
+    Restart { name: String },
+    /// Send a signal to a unit's main process (`supervisor` is one, too)
+    Kill {
+        name: String,
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(i32).range(1..=64))]
+        signal: i32,
+    },
+    /// Try what a process in this unit's sandbox can do
+    Probe { name: String },
+}
+
+const RELEASE_EXAMPLES: &str = "\
+Examples, from an image to nodes that follow a channel:
+  maculactl release create --artifacts out/ --out release.cbor --notes 'Fixes DHCP renewal'
+  maculactl release sign release.cbor                          with your key; run it with other keys for k-of-n
+  maculactl release show release.cbor
+  maculactl release publish release.cbor --artifacts out/ --channel stable --node 192.0.2.7
+
+A channel's head lives 48 hours in the DHT: publish again to renew it; what the node has is not sent again.";
+
+#[derive(Debug, Subcommand)]
+pub enum Release {
+    /// Describe built artifacts as a release, still unsigned
+    Create(ReleaseCreate),
+    /// Add your signature
+    Sign {
+        /// The release file; it is replaced
+        file: PathBuf,
+    },
+    /// Say what a release file holds and who signed it
+    Show { file: PathBuf },
+    /// Bring artifacts and release to a node and point a channel at it
+    Publish(ReleasePublish),
+}
+
+#[derive(Debug, Args)]
+pub struct ReleaseCreate {
+    /// The folder with artifacts.json, as the image builder leaves it
+    #[arg(long, value_name = "DIR")]
+    pub artifacts: PathBuf,
+    /// The file to write
+    #[arg(long, value_name = "FILE", default_value = "release.cbor")]
+    pub out: PathBuf,
+    /// The oldest version that may be replaced by this one
+    #[arg(long, value_name = "VERSION")]
+    pub min_version: Option<String>,
+    /// Nodes refuse to install it after so many days
+    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub expires_days: u32,
+    /// A line or two for people
+    #[arg(long, default_value = "")]
+    pub notes: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ReleasePublish {
+    /// The signed release
+    pub file: PathBuf,
+    /// The folder that it was created from
+    #[arg(long, value_name = "DIR")]
+    pub artifacts: PathBuf,
+    /// The channel whose head it becomes
+    #[arg(long, value_name = "NAME")]
+    pub channel: String,
+    /// The key that signs the channel's head, when it is not your owner key
+    #[arg(long, value_name = "FILE")]
+    pub publisher_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Content {
+    /// Store a file on the node and announce it; prints its MCID
+    Put {
+        file: PathBuf,
+        /// The name in its manifest. Default: the file's own
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Fetch content through the node
+    Get {
+        mcid: Mcid,
+        #[arg(short, long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// What the node stores and transfers
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Dht {
+    /// Who announced that they have the content
+    #[command(visible_alias = "providers")]
+    Lookup { mcid: Mcid },
+    /// The size of the routing table and of what is stored
+    Table,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Say whether a node would take this config.toml
+    Check { file: PathBuf },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_anywhere_and_bad_values_are_refused() {
+        let parse = |line: &str| Cli::try_parse_from(std::iter::once("maculactl").chain(line.split(' ')));
+        let cli = parse("units kill mesh --signal 9 --json --node [::1]:5000").unwrap();
+        assert!(cli.global.json && cli.global.node.unwrap().port == 5000);
+        assert!(matches!(cli.verb, Verb::Units { verb: Some(Units::Kill { signal: 9, .. }) }));
+        assert!(matches!(parse("peers").unwrap().verb, Verb::Nodes));
+        for bad in [
+            "units kill mesh --signal 0",
+            "status --node x:0",
+            "dht lookup mcid1-raw",
+            "--local --node a status",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The way to a node: QUIC with the owner's key as our identity, and a stream per call.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Error, Result, anyhow, bail};
+use mesh_proto::StreamHeader;
+use mesh_transport::{Credentials, close_code};
+use os_identity::{NodeId, NodeKey};
+use quinn::{Connection, Endpoint, ReadError, RecvStream, SendStream, VarInt, WriteError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use services_api::control;
+
+use crate::known_nodes::KnownNodes;
+use crate::target::Target;
+
+/// How long a method may take: the longest is a DHT lookup over slow peers.
+const CALL_WAIT: Duration = Duration::from_secs(60);
+
+pub struct Remote {
+    endpoint: Endpoint,
+    connection: Connection,
+    owner: NodeId,
+    pub node: NodeId,
+}
+
+/// Connects and makes sure that it is the node the owner means.
+pub async fn connect(
+    target: &Target,
+    owner: &NodeKey,
+    known: &mut KnownNodes,
+    wait: Duration,
+) -> Result<Remote> {
+    let credentials = credentials(owner)?;
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((target.host.as_str(), target.port))
+        .await
+        .with_context(|| format!("cannot find the address of `{}`", target.host))?
+        .collect();
+    let mut last = anyhow!("`{}` has no address", target.host);
+    for address in addresses {
+        match dial(address, &credentials, wait).await {
+            Ok((endpoint, connection, node)) => {
+                let remote = Remote { endpoint, connection, owner: owner.node_id(), node };
+                return match remote.check_identity(target, known) {
+                    Ok(()) => Ok(remote),
+                    Err(e) => {
+                        remote.close().await;
+                        Err(e)
+                    }
+                };
+            }
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+async fn dial(
+    address: SocketAddr,
+    credentials: &Credentials,
+    wait: Duration,
+) -> Result<(Endpoint, Connection, NodeId)> {
+    let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let endpoint = mesh_transport::endpoint(SocketAddr::new(any, 0), credentials)?;
+    match tokio::time::timeout(wait, mesh_transport::connect(&endpoint, address, None)).await {
+        Ok(Ok((connection, node))) => Ok((endpoint, connection, node)),
+        Ok(Err(e)) => Err(e.context(format!("cannot connect to {address}"))),
+        Err(_) => bail!(
+            "no node answered at {address} within {} s: is it up, and does UDP port {} reach it?",
+            wait.as_secs(),
+            address.port()
+        ),
+    }
+}
+
+fn credentials(owner: &NodeKey) -> Result<Credentials> {
+    let session = NodeKey::generate()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (leaf, ca) = os_certificate::certify(owner, session.node_id().as_bytes(), now)?;
+    Ok(Credentials { chain: vec![leaf, ca], session_key: session.to_pkcs8_der()?.to_vec() })
+}
+
+impl Remote {
+    fn check_identity(&self, target: &Target, known: &mut KnownNodes) -> Result<()> {
+        if let Some(pin) = target.pin.filter(|pin| *pin != self.node) {
+            bail!("{target} is {}, not {pin} as --node says", self.node);
+        }
+        let new = known.check(&target.to_string(), self.node, target.pin.is_some())?;
+        if new && target.pin.is_none() {
+            eprintln!("first contact with {target}: it is {}, remembered", self.node);
+        }
+        Ok(())
+    }
+
+    pub async fn open(&self, protocol: &str) -> Result<(SendStream, RecvStream)> {
+        mesh_transport::open(&self.connection, &StreamHeader::new(protocol))
+            .await
+            .map_err(|e| self.explain(protocol, e))
+    }
+
+    pub async fn call<P, T>(&self, protocol: &str, method: &str, params: &P) -> Result<T>
+    where
+        P: Serialize,
+        T: DeserializeOwned,
+    {
+        let (send, recv) = self.open(protocol).await?;
+        let mut stream = tokio::io::join(recv, send);
+        match tokio::time::timeout(CALL_WAIT, control::call(&mut stream, method, params)).await {
+            Ok(answer) => answer.map_err(|e| self.explain(protocol, e)),
+            Err(_) => bail!("the node did not answer `{method}` within {} s", CALL_WAIT.as_secs()),
+        }
+    }
+
+    /// Says what a stream's end means, where its code tells.
+    pub fn explain(&self, protocol: &str, error: Error) -> Error {
+        match error.chain().find_map(stream_code) {
+            Some(close_code::REFUSED) => anyhow!(
+                "the node refused `{protocol}`: this key is not its owner, or the service is not up; the node's config.toml should \
+                 say owner = \"{}\"",
+                self.owner
+            ),
+            Some(close_code::BUSY) => anyhow!("the node has too many streams for `{protocol}`: try again"),
+            Some(close_code::GONE) => {
+                anyhow!(
+                    "the service behind `{protocol}` went away: try again, `maculactl units` shows its state"
+                )
+            }
+            _ => error,
+        }
+    }
+
+    /// Says good-bye, so that the node does not have to find out by itself.
+    pub async fn close(self) {
+        self.connection.close(VarInt::from_u32(close_code::DONE), b"done");
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.endpoint.wait_idle()).await;
+    }
+}
+
+/// The application code with which the far end closed a stream, wherever it hides in the error.
+fn stream_code(cause: &(dyn std::error::Error + 'static)) -> Option<u32> {
+    let cause = match cause.downcast_ref::<std::io::Error>() {
+        Some(io) => io.get_ref()? as &(dyn std::error::Error + 'static),
+        None => cause,
+    };
+    let code = match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(ReadError::Reset(code)), _) | (_, Some(WriteError::Stopped(code))) => *code,
+        _ => return None,
+    };
+    u32::try_from(code.into_inner()).ok()
+}

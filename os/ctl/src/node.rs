@@ -1,0 +1,213 @@
+//! A node to talk to: over the mesh as its owner, or, on the node itself, over D-Bus.
+
+use anyhow::{Context, Result, anyhow, bail};
+use os_content_id::Mcid;
+use serde::de::DeserializeOwned;
+use services_api::control::protocol;
+use services_api::report::{
+    ContentReport, DhtReport, InstallParams, KillParams, LinkReport, LogLine, LogsParams, OsReport,
+    PeerReport, PowerParams, ProbeResult, UnitParams, UnitReport,
+};
+use services_api::{bus, content, dht, mesh, network, reconciler, supervisor, update};
+
+use crate::connect::Remote;
+
+pub enum Node {
+    Remote(Remote),
+    /// The services' own sockets under `/run/macula`.
+    Local,
+}
+
+/// The proxy of a local service.
+macro_rules! local {
+    ($proxy:path, $service:literal) => {{
+        let connection = bus::connect($service).await?;
+        <$proxy>::new(&connection).await.map_err(said)?
+    }};
+}
+
+impl Node {
+    pub async fn status(&self) -> Result<OsReport> {
+        match self {
+            Node::Remote(r) => r.call(protocol::OS, "status", &()).await,
+            Node::Local => parse(local!(update::UpdateProxy<'_>, "update").status().await),
+        }
+    }
+
+    pub async fn units(&self) -> Result<Vec<UnitReport>> {
+        match self {
+            Node::Remote(r) => r.call(protocol::OS, "units", &()).await,
+            Node::Local => parse(local!(supervisor::SupervisorProxy<'_>, "supervisor").units().await),
+        }
+    }
+
+    /// Oldest first; an empty unit means all.
+    pub async fn logs(&self, unit: &str, max_lines: u32) -> Result<Vec<LogLine>> {
+        match self {
+            Node::Remote(r) => {
+                let params = LogsParams { unit: unit.to_string(), max_lines };
+                r.call(protocol::OS, "logs", &params).await
+            }
+            Node::Local => {
+                parse(local!(supervisor::SupervisorProxy<'_>, "supervisor").logs(unit, max_lines).await)
+            }
+        }
+    }
+
+    pub async fn restart(&self, unit: &str) -> Result<()> {
+        match self {
+            Node::Remote(r) => r.call(protocol::OS, "restart", &UnitParams { unit: unit.to_string() }).await,
+            Node::Local => {
+                local!(supervisor::SupervisorProxy<'_>, "supervisor").restart(unit).await.map_err(said)
+            }
+        }
+    }
+
+    pub async fn kill(&self, unit: &str, signal: i32) -> Result<()> {
+        match self {
+            Node::Remote(r) => {
+                r.call(protocol::OS, "kill", &KillParams { unit: unit.to_string(), signal }).await
+            }
+            Node::Local => {
+                local!(supervisor::SupervisorProxy<'_>, "supervisor").kill(unit, signal).await.map_err(said)
+            }
+        }
+    }
+
+    pub async fn probe(&self, unit: &str) -> Result<Vec<ProbeResult>> {
+        match self {
+            Node::Remote(r) => r.call(protocol::OS, "probe", &UnitParams { unit: unit.to_string() }).await,
+            Node::Local => parse(local!(supervisor::SupervisorProxy<'_>, "supervisor").probe(unit).await),
+        }
+    }
+
+    /// Without a release: the head of the channel that the node follows.
+    pub async fn install(&self, release: Option<Mcid>, again: bool) -> Result<()> {
+        match self {
+            Node::Remote(r) => {
+                let release = release.map_or_else(String::new, |m| m.to_string());
+                r.call(protocol::OS, "install", &InstallParams { release, again }).await
+            }
+            Node::Local => {
+                let release = release.map_or_else(Vec::new, |m| m.to_bytes().to_vec());
+                local!(update::UpdateProxy<'_>, "update").install(&release, again).await.map_err(said)
+            }
+        }
+    }
+
+    pub async fn rollback(&self) -> Result<()> {
+        match self {
+            Node::Remote(r) => r.call(protocol::OS, "rollback", &()).await,
+            Node::Local => local!(update::UpdateProxy<'_>, "update").rollback().await.map_err(said),
+        }
+    }
+
+    pub async fn reboot(&self, reason: &str) -> Result<()> {
+        match self {
+            Node::Remote(r) => {
+                r.call(protocol::OS, "reboot", &PowerParams { reason: reason.to_string() }).await
+            }
+            Node::Local => {
+                local!(supervisor::SupervisorProxy<'_>, "supervisor").reboot(reason).await.map_err(said)
+            }
+        }
+    }
+
+    pub async fn poweroff(&self, reason: &str) -> Result<()> {
+        match self {
+            Node::Remote(r) => {
+                r.call(protocol::OS, "poweroff", &PowerParams { reason: reason.to_string() }).await
+            }
+            Node::Local => {
+                local!(supervisor::SupervisorProxy<'_>, "supervisor").poweroff(reason).await.map_err(said)
+            }
+        }
+    }
+
+    pub async fn links(&self) -> Result<Vec<LinkReport>> {
+        match self {
+            Node::Remote(r) => r.call(protocol::OS, "links", &()).await,
+            Node::Local => parse(local!(network::NetworkProxy<'_>, "network").links().await),
+        }
+    }
+
+    pub async fn plan(&self) -> Result<String> {
+        match self {
+            Node::Remote(r) => r.call(protocol::OS, "plan", &()).await,
+            Node::Local => local!(reconciler::ReconcilerProxy<'_>, "reconciler").plan().await.map_err(said),
+        }
+    }
+
+    pub async fn peers(&self) -> Result<Vec<PeerReport>> {
+        match self {
+            Node::Remote(r) => r.call(protocol::MESH, "peers", &()).await,
+            Node::Local => parse(local!(mesh::MeshProxy<'_>, "mesh").peers().await),
+        }
+    }
+
+    pub async fn content_report(&self) -> Result<ContentReport> {
+        match self {
+            Node::Remote(r) => r.call(protocol::CONTENT, "report", &()).await,
+            Node::Local => parse(local!(content::ContentProxy<'_>, "content").report().await),
+        }
+    }
+
+    pub async fn dht_report(&self) -> Result<DhtReport> {
+        match self {
+            Node::Remote(r) => r.call(protocol::DHT, "report", &()).await,
+            Node::Local => parse(local!(dht::DhtProxy<'_>, "dht").report().await),
+        }
+    }
+
+    /// `did:key` texts of whoever announced the content.
+    pub async fn providers(&self, mcid: &Mcid) -> Result<Vec<String>> {
+        match self {
+            Node::Remote(r) => r.call(protocol::DHT, "providers", &mcid.to_string()).await,
+            Node::Local => {
+                let found =
+                    local!(dht::DhtProxy<'_>, "dht").providers(&mcid.to_bytes()).await.map_err(said)?;
+                let text = |id: &Vec<u8>| os_identity::NodeId::try_from(id.as_slice()).map(|n| n.to_string());
+                Ok(found.iter().map(text).collect::<Result<_, _>>()?)
+            }
+        }
+    }
+
+    /// A signed record into the DHT. How many nodes took it.
+    pub async fn put_record(&self, record: &[u8]) -> Result<u32> {
+        match self {
+            Node::Remote(r) => r.call(protocol::DHT, "put_record", &record.to_vec()).await,
+            Node::Local => local!(dht::DhtProxy<'_>, "dht").put_record(record).await.map_err(said),
+        }
+    }
+
+    /// For what only works over the mesh.
+    pub fn remote(&self) -> Result<&Remote> {
+        match self {
+            Node::Remote(remote) => Ok(remote),
+            Node::Local => bail!("this needs --node ADDR and the owner's key, it does not work with --local"),
+        }
+    }
+
+    pub async fn close(self) {
+        if let Node::Remote(remote) = self {
+            remote.close().await;
+        }
+    }
+}
+
+/// Addresses under which this node can be reached, best first.
+pub async fn local_addresses() -> Result<Vec<String>> {
+    local!(mesh::MeshProxy<'_>, "mesh").local_addresses().await.map_err(said)
+}
+
+fn parse<T: DeserializeOwned>(answer: zbus::Result<String>) -> Result<T> {
+    serde_json::from_str(&answer.map_err(said)?).context("the service's report does not parse")
+}
+
+/// What the service said, without the D-Bus words around it.
+fn said(error: zbus::Error) -> anyhow::Error {
+    match error {
+        zbus::Error::MethodError(_, Some(text), _) => anyhow!(text),
+        other => other.into(),
+    }
+}

@@ -1,0 +1,67 @@
+//! `config check`: what a node would say to a config.toml, before it meets it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use os_config::Config;
+
+use super::Session;
+use crate::cli;
+
+pub fn config(s: &Session, verb: cli::Config) -> Result<()> {
+    let cli::Config::Check { file } = verb;
+    let config = load(&file)?;
+    let json = serde_json::json!({
+        "ok": true,
+        "name": config.name,
+        "realm": config.realm,
+        "owner": config.owner.map(|o| o.to_string()),
+        "seeds": config.mesh.seeds.len(),
+        "channel": config.update.channel.as_ref().map(|c| &c.name),
+        "warnings": warnings(&config),
+    });
+    s.out.show(&json, |_| {
+        let lines = warnings(&config).into_iter().map(|w| format!("note: {w}\n"));
+        format!("{} is good, for node `{}`\n{}", file.display(), config.name, lines.collect::<String>())
+    })
+}
+
+/// A file that is not there is an error here, while a node would run with the defaults.
+fn load(file: &Path) -> Result<Config> {
+    std::fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Config::load_from(file).with_context(|| format!("a node would not take {}", file.display()))
+}
+
+/// Valid, but perhaps not what was meant.
+fn warnings(config: &Config) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    if config.owner.is_none() {
+        found.push(
+            "no `owner`: nobody can control this node over the mesh (`maculactl key show` prints yours)",
+        );
+    }
+    if config.update.release_keys.is_empty() {
+        found.push("no `release_keys`: this node accepts no release");
+    }
+    if !config.mesh.mdns && config.mesh.seeds.is_empty() {
+        found.push("neither mDNS nor `seeds`: this node only meets peers that call it");
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_bad_and_missing_files_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.toml");
+        assert!(format!("{:#}", load(&file).unwrap_err()).contains("cannot read"));
+        std::fs::write(&file, "[mesh]\nprot = 1\n").unwrap();
+        let error = format!("{:#}", load(&file).unwrap_err());
+        assert!(error.contains("config.toml") && error.contains("prot"), "{error}");
+        std::fs::write(&file, "name = \"roof\"\n[mesh]\nmdns = false\n").unwrap();
+        assert_eq!(warnings(&load(&file).unwrap()).len(), 3);
+    }
+}

@@ -1,0 +1,219 @@
+//! The real binary against a node's control protocols over real QUIC, answered in this process.
+
+mod test_node;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use dht_proto::Record;
+use dht_proto::record_types::ChannelHead;
+use os_content_id::Mcid;
+use serde_json::Value;
+use services_api::report::{EventReport, InstallReport, OsReport};
+
+use test_node::TestNode;
+
+/// An owner with a home of their own.
+struct Owner {
+    home: tempfile::TempDir,
+    id: String,
+}
+
+impl Owner {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut owner = Self { home, id: String::new() };
+        owner.id = owner.ok("", "key new").trim().to_string();
+        owner
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn run(&self, node: &str, line: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_maculactl"))
+            .args(line.split_whitespace())
+            .current_dir(self.home.path())
+            .env_clear()
+            .env("XDG_CONFIG_HOME", self.home.path())
+            .env("MACULA_NODE", node)
+            .output()
+            .unwrap()
+    }
+
+    fn ok(&self, node: &str, line: &str) -> String {
+        let output = self.run(node, line);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{line}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, node: &str, line: &str) -> Value {
+        serde_json::from_str(&self.ok(node, &format!("{line} --json"))).unwrap()
+    }
+
+    /// The one line that a failure says.
+    fn error(&self, node: &str, line: &str) -> String {
+        let output = self.run(node, line);
+        assert_eq!(output.status.code(), Some(1), "{line} must fail");
+        let said = String::from_utf8(output.stderr).unwrap();
+        let last = said.lines().last().unwrap_or("").to_string();
+        assert!(last.starts_with("maculactl: "), "{said}");
+        last
+    }
+}
+
+fn write_artifacts(dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
+    let root: Vec<u8> = (0..700_000u32).map(|i| (i % 251) as u8).collect();
+    std::fs::write(dir.join("root.img"), &root).unwrap();
+    std::fs::write(dir.join("uki.efi"), vec![3; 300_000]).unwrap();
+    let json = serde_json::json!({
+        "board": "x86-generic",
+        "version": "0.2.0",
+        "root": { "file": "root.img", "size": 700_000, "verity_root": "5a".repeat(32) },
+        "uki": { "file": "uki.efi", "size": 300_000 },
+    });
+    std::fs::write(dir.join("artifacts.json"), json.to_string()).unwrap();
+}
+
+#[test]
+fn reports_come_as_text_and_json() {
+    let owner = Owner::new();
+    let node = TestNode::start(1, &owner.id);
+    let status = owner.json(&node.address, "status");
+    assert_eq!(status["name"], "kitchen");
+    assert!(owner.ok(&node.address, "status").contains("version   0.1.0, slot A, install 1\n"));
+    let units = owner.ok(&node.address, "units");
+    assert!(units.lines().next().unwrap().starts_with("NAME") && units.contains("mesh"), "{units}");
+    assert!(!units.contains('\x1b'), "no colours without a terminal");
+    assert_eq!(owner.json(&node.address, "logs mesh -n 5")[0]["text"], "mesh 5");
+    assert_eq!(owner.json(&node.address, "peers"), serde_json::json!([]));
+    owner.ok(&node.address, "units kill mesh --signal 9");
+    owner.ok(&node.address, "reboot --reason tests");
+    assert_eq!(node.calls(), ["status", "status", "units", "logs", "peers", "kill mesh 9", "reboot tests"]);
+    let error = owner.error(&node.address, "units restart nonsense");
+    assert_eq!(error, "maculactl: no unit `nonsense`");
+    let error = owner.error(&node.address, "plan");
+    assert!(error.contains("does not know the method `plan`"), "{error}");
+}
+
+#[test]
+fn a_stranger_and_another_node_are_told_apart() {
+    let (owner, stranger) = (Owner::new(), Owner::new());
+    let node = TestNode::start(1, &owner.id);
+    let error = stranger.error(&node.address, "status");
+    assert!(error.contains("not its owner") && error.contains(&stranger.id), "{error}");
+
+    owner.ok(&node.address, "status");
+    let pinned = format!("{}@{}", node.id, node.address);
+    owner.ok(&pinned, "status");
+    let (address, first) = (node.address.clone(), node.id.clone());
+    drop(node);
+    let other = TestNode::start_at(2, &owner.id, &address);
+    let error = owner.error(&address, "status");
+    assert!(error.contains(&first) && error.contains(&other.id) && error.contains("known forget"), "{error}");
+    assert!(owner.error(&pinned, "status").contains(&format!("is {}, not {first}", other.id)));
+    assert!(other.calls().is_empty(), "nothing may be asked of the wrong node");
+    owner.ok("", &format!("known forget {address}"));
+    owner.ok(&address, "status");
+    assert_eq!(owner.json("", "known")[0]["node"], other.id);
+}
+
+#[test]
+fn nobody_at_an_address_and_no_address_say_what_to_do() {
+    let owner = Owner::new();
+    assert!(
+        owner
+            .error("127.0.0.1:9", "status --timeout 1")
+            .contains("no node answered at 127.0.0.1:9 within 1 s")
+    );
+    assert!(owner.error("", "status").contains("--node ADDR"));
+    assert!(owner.error("127.0.0.1", "status --key none").contains("maculactl key new"));
+    assert!(owner.error("", "status --local").contains("cannot reach service `update`"));
+}
+
+#[test]
+fn content_goes_up_and_down_and_lies_leave_no_file() {
+    let owner = Owner::new();
+    let node = TestNode::start(1, &owner.id);
+    let bytes: Vec<u8> = (0..900_000u32).map(|i| (i % 253) as u8).collect();
+    std::fs::write(owner.path("big.bin"), &bytes).unwrap();
+    std::fs::write(owner.path("small.bin"), b"small").unwrap();
+    let big = owner.ok(&node.address, "content put big.bin");
+    let small = owner.ok(&node.address, "content put small.bin");
+    assert_eq!(small.trim(), Mcid::of_raw(b"small").to_string());
+    owner.ok(&node.address, &format!("content get {} -o copy", big.trim()));
+    assert_eq!(std::fs::read(owner.path("copy")).unwrap(), bytes);
+    owner.ok(&node.address, &format!("content get {} -o copy2", small.trim()));
+
+    node.state.lock().unwrap().flip_a_byte = true;
+    let error = owner.error(&node.address, &format!("content get {} -o bad", big.trim()));
+    assert!(error.contains("is not the content of"), "{error}");
+    node.state.lock().unwrap().flip_a_byte = false;
+    node.state.lock().unwrap().cut_short = true;
+    let error = owner.error(&node.address, &format!("content get {} -o bad", big.trim()));
+    assert!(error.contains("early"), "{error}");
+    let left = std::fs::read_dir(owner.home.path()).unwrap();
+    let left: Vec<_> =
+        left.map(|e| e.unwrap().file_name()).filter(|n| n.to_string_lossy().contains("bad")).collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    node.state.lock().unwrap().refuse_puts = true;
+    std::fs::write(owner.path("huge.bin"), vec![1; 30_000_000]).unwrap();
+    let error = owner.error(&node.address, "content put huge.bin");
+    assert!(error.contains("the state partition is full"), "{error}");
+}
+
+#[test]
+fn a_release_is_published_and_publishing_again_sends_nothing_twice() {
+    let owner = Owner::new();
+    let node = TestNode::start(1, &owner.id);
+    write_artifacts(&owner.path("out"));
+    owner.ok("", "release create --artifacts out --out r.cbor --min-version 0.1.0 --notes test");
+    let error = owner.error(&node.address, "release publish r.cbor --artifacts out --channel stable");
+    assert!(error.contains("release sign"), "{error}");
+    let signed = owner.json("", "release sign r.cbor");
+    assert_eq!(signed["signatures"][0]["signer"], owner.id);
+
+    let publish = "release publish r.cbor --artifacts out --channel stable";
+    let first = owner.json(&node.address, publish);
+    assert_eq!(first["release"], signed["mcid"]);
+    assert!(first["uploaded_bytes"].as_u64().unwrap() > 1_000_000);
+    let second = owner.json(&node.address, publish);
+    assert!(second["uploaded_bytes"].as_u64().unwrap() < 10_000);
+
+    let state = node.state.lock().unwrap();
+    for artifact in signed["artifacts"].as_array().unwrap() {
+        assert!(state.stored.contains_key(artifact["mcid"].as_str().unwrap()));
+    }
+    let records: Vec<_> = state.records.iter().map(|r| Record::from_bytes(r).unwrap()).collect();
+    assert_eq!(records.len(), 2);
+    assert!(records[1].precedence(&records[0]).is_gt());
+    for record in records {
+        assert_eq!(record.verify(services_api::daemon::now_ms()), Ok(()));
+        assert_eq!(record.statement.signer.to_string(), owner.id);
+        let head = ChannelHead::parse(&record.statement.payload).unwrap();
+        assert_eq!(Mcid::try_from(head.release.as_slice()).unwrap().to_string(), first["release"]);
+    }
+}
+
+#[test]
+fn an_update_is_watched_until_it_ends() {
+    let owner = Owner::new();
+    let node = TestNode::start(1, &owner.id);
+    let event = |kind: &str| EventReport { at_unix: 1, kind: kind.into(), text: "0.2.0".into() };
+    let installing = OsReport {
+        installing: Some(InstallReport { phase: "fetch".into(), ..InstallReport::default() }),
+        ..OsReport::default()
+    };
+    let done = |kind| OsReport { events: vec![event(kind)], ..OsReport::default() };
+    let idle = OsReport::default();
+    node.state.lock().unwrap().statuses = vec![idle.clone(), installing, done("committed")];
+    let text = owner.ok(&node.address, "update --watch");
+    assert!(text.contains(" fetch ") && text.ends_with("committed: 0.2.0\n"), "{text}");
+    assert!(node.calls().contains(&"install  false".to_string()), "{:?}", node.calls());
+    node.state.lock().unwrap().statuses = vec![idle, done("refused")];
+    assert_eq!(owner.error(&node.address, "update --watch --again"), "maculactl: refused: 0.2.0");
+}

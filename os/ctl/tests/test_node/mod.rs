@@ -1,0 +1,207 @@
+//! A node as far as its owner's calls go: real transport and frames, answers out of memory.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Result, anyhow};
+use mesh_transport::{Credentials, close_code};
+use os_content_id::{CHUNK_SIZE, ManifestBuilder, Mcid};
+use os_identity::NodeKey;
+use quinn::{Endpoint, RecvStream, SendStream, VarInt};
+use services_api::control::{self, Answer, Call, ok};
+use services_api::report::{
+    GetAnswer, InstallParams, KillParams, LogLine, LogsParams, OsReport, PeerReport, PowerParams, PutParams,
+    UnitParams, UnitReport,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Join};
+
+type Stream = Join<RecvStream, SendStream>;
+
+#[derive(Default)]
+pub struct State {
+    pub calls: Vec<String>,
+    /// Name and bytes by MCID.
+    pub stored: HashMap<String, (String, Vec<u8>)>,
+    pub records: Vec<Vec<u8>>,
+    /// Answered one after the other, the last one for ever.
+    pub statuses: Vec<OsReport>,
+    pub flip_a_byte: bool,
+    pub cut_short: bool,
+    pub refuse_puts: bool,
+}
+
+pub struct TestNode {
+    pub address: String,
+    pub id: String,
+    pub state: Arc<Mutex<State>>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl TestNode {
+    pub fn start(seed: u8, owner: &str) -> Self {
+        Self::start_at(seed, owner, "127.0.0.1:0")
+    }
+
+    pub fn start_at(seed: u8, owner: &str, address: &str) -> Self {
+        let key = NodeKey::from_seed(&[seed; 32]);
+        let id = key.node_id().to_string();
+        let address: SocketAddr = address.parse().unwrap();
+        let (owner, state) = (owner.to_string(), Arc::<Mutex<State>>::default());
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (bound, wait_bound) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn({
+            let state = state.clone();
+            move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let endpoint = mesh_transport::endpoint(address, &credentials(&key)).unwrap();
+                    bound.send(endpoint.local_addr().unwrap().to_string()).unwrap();
+                    tokio::select! { _ = serve(&endpoint, owner, state) => (), _ = stopped => () }
+                    endpoint.close(VarInt::from_u32(close_code::DONE), b"test over");
+                    endpoint.wait_idle().await;
+                });
+            }
+        });
+        Self { address: wait_bound.recv().unwrap(), id, state, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub fn calls(&self) -> Vec<String> {
+        self.state.lock().unwrap().calls.clone()
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn credentials(key: &NodeKey) -> Credentials {
+    let session = NodeKey::generate().unwrap();
+    let now = services_api::daemon::now_ms() / 1000;
+    let (leaf, ca) = os_certificate::certify(key, session.node_id().as_bytes(), now).unwrap();
+    Credentials { chain: vec![leaf, ca], session_key: session.to_pkcs8_der().unwrap().to_vec() }
+}
+
+async fn serve(endpoint: &Endpoint, owner: String, state: Arc<Mutex<State>>) {
+    while let Some(incoming) = endpoint.accept().await {
+        let (owner, state) = (owner.clone(), state.clone());
+        tokio::spawn(async move {
+            let connection = incoming.await?;
+            let peer = mesh_transport::peer_of(&connection)?.to_string();
+            while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+                let header = mesh_transport::read_header(&mut recv).await?;
+                if peer != owner {
+                    let _ = send.reset(VarInt::from_u32(close_code::REFUSED));
+                    let _ = recv.stop(VarInt::from_u32(close_code::REFUSED));
+                    continue;
+                }
+                assert!(header.protocol.starts_with("control"));
+                tokio::spawn(answer(tokio::io::join(recv, send), state.clone()));
+            }
+            anyhow::Ok(())
+        });
+    }
+}
+
+async fn answer(mut stream: Stream, state: Arc<Mutex<State>>) -> Result<()> {
+    let call = control::read_call(&mut stream).await?;
+    match call.method.as_str() {
+        "put" => put(call, &mut stream, &state).await,
+        "get" => get(call, &mut stream, &state).await,
+        _ => {
+            let answer = report(&call, &mut state.lock().unwrap());
+            control::reply(&mut stream, answer).await
+        }
+    }
+}
+
+fn report(call: &Call, s: &mut State) -> Result<Answer> {
+    let (line, answer) = match call.method.as_str() {
+        "status" => {
+            let report = match s.statuses.len() {
+                0 => OsReport {
+                    name: "kitchen".into(),
+                    version: "0.1.0".into(),
+                    slot: "A".into(),
+                    seq: 1,
+                    ..OsReport::default()
+                },
+                1 => s.statuses[0].clone(),
+                _ => s.statuses.remove(0),
+            };
+            (String::new(), ok(&report))
+        }
+        "units" => {
+            let mesh =
+                UnitReport { name: "mesh".into(), state: "ready".into(), pid: 7, ..UnitReport::default() };
+            (String::new(), ok(&vec![mesh]))
+        }
+        "peers" => (String::new(), ok(&Vec::<PeerReport>::new())),
+        "logs" => {
+            let p: LogsParams = call.params()?;
+            let text = format!("{} {}", p.unit, p.max_lines);
+            (String::new(), ok(&vec![LogLine { unit: p.unit, text, ..LogLine::default() }]))
+        }
+        "kill" => {
+            let p: KillParams = call.params()?;
+            (format!(" {} {}", p.unit, p.signal), ok(&()))
+        }
+        "restart" => return Err(anyhow!("no unit `{}`", call.params::<UnitParams>()?.unit)),
+        "reboot" => (format!(" {}", call.params::<PowerParams>()?.reason), ok(&())),
+        "install" => {
+            let p: InstallParams = call.params()?;
+            (format!(" {} {}", p.release, p.again), ok(&()))
+        }
+        "has" => (String::new(), ok(&s.stored.contains_key(&call.params::<String>()?))),
+        "put_record" => {
+            s.records.push(call.params()?);
+            (String::new(), ok(&1u32))
+        }
+        _ => return Err(call.unknown()),
+    };
+    s.calls.push(call.method.clone() + &line);
+    answer
+}
+
+async fn put(call: Call, stream: &mut Stream, state: &Mutex<State>) -> Result<()> {
+    let p: PutParams = call.params()?;
+    if state.lock().unwrap().refuse_puts {
+        return control::reply(stream, Err(anyhow!("the state partition is full"))).await;
+    }
+    let mut bytes = vec![0; p.size as usize];
+    stream.read_exact(&mut bytes).await?;
+    let mcid = if bytes.len() <= CHUNK_SIZE as usize {
+        Mcid::of_raw(&bytes)
+    } else {
+        let mut builder = ManifestBuilder::new(p.name.as_str());
+        builder.update(&bytes);
+        builder.finish()?.mcid()
+    };
+    state.lock().unwrap().stored.insert(mcid.to_string(), (p.name, bytes));
+    control::reply(stream, ok(&mcid.to_string())).await
+}
+
+async fn get(call: Call, stream: &mut Stream, state: &Mutex<State>) -> Result<()> {
+    let (name, mut bytes) = state.lock().unwrap().stored[&call.params::<String>()?].clone();
+    let chunk_size = if bytes.len() <= CHUNK_SIZE as usize { 0 } else { CHUNK_SIZE };
+    control::reply(stream, ok(&GetAnswer { name, size: bytes.len() as u64, chunk_size })).await?;
+    let (flip, cut) = {
+        let s = state.lock().unwrap();
+        (s.flip_a_byte, s.cut_short)
+    };
+    if flip {
+        bytes[500_000] ^= 1;
+    }
+    if cut {
+        bytes.truncate(500_000);
+    }
+    stream.write_all(&bytes).await?;
+    stream.shutdown().await?;
+    Ok(())
+}
