@@ -46,6 +46,11 @@ impl Drivers {
         self.for_aliases(found);
     }
 
+    /// How many modules this boot has dealt with.
+    pub fn count(&self) -> usize {
+        self.tried.len()
+    }
+
     /// Inserts drivers for one new device.
     pub fn hotplug(&mut self, modalias: String) {
         self.for_aliases(vec![modalias]);

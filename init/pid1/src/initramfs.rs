@@ -38,6 +38,7 @@ pub fn run(node: &mut Node) -> Result<(), StepFailed> {
     node.watchdog.arm();
     machine::run(&steps::firmware(), node)?;
     let disk = find_boot_disk(node)?;
+    say(&format!("boot disk {} found, {} drivers loaded", disk.name, node.drivers.count()));
     announce(node, &disk);
     prepare_disk(node, &disk)?;
     open_root(node)

@@ -1,6 +1,7 @@
 //! Ways out of a boot. Each writes down why, brings the disk to rest and ends in a reboot or a power-off.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use init_plan::failure::{OnFailure, Reaction, react};
@@ -9,12 +10,13 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use os_bootloader::esp;
 
 use crate::console::{now, say};
 use crate::machine::StepFailed;
 use crate::node::Node;
 use crate::sys::power;
-use crate::{esp, evidence, firmware};
+use crate::{evidence, firmware};
 
 /// How long killed processes get to disappear.
 const REAP_PATIENCE: Duration = Duration::from_secs(2);
@@ -84,8 +86,8 @@ fn choose(node: &Node, on_failure: OnFailure) -> Reaction {
     let (Some(entry), Some(devices)) = (node.entry, &node.devices) else {
         return react(OnFailure::Reboot, 0, &[], &[]);
     };
-    let entries = esp::entries(&devices.esp).unwrap_or_else(|error| {
-        say(&format!("the ESP's entries cannot be read: {error:#}"));
+    let entries = esp::list_entries(Path::new(&devices.esp)).unwrap_or_else(|error| {
+        say(&format!("the ESP's entries cannot be read: {error}"));
         Vec::new()
     });
     let known = if node.state_is_mounted { evidence::read_all() } else { Vec::new() };

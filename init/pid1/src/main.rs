@@ -11,7 +11,6 @@
 mod console;
 mod disk;
 mod drivers;
-mod esp;
 mod evidence;
 mod firmware;
 mod initramfs;

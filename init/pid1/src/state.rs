@@ -3,7 +3,7 @@
 //! Crash: e2fsck and the kernel's resize are journaled or repeatable; the configuration appears whole, and only then
 //! is the file on the ESP removed.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -12,11 +12,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use image_layout::PROVISION_FILE;
 use init_plan::ext4::{SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
 use init_plan::steps::STATE;
+use os_bootloader::esp;
 
 use crate::console::say;
-use crate::esp;
 use crate::sys::{block, files};
 
 const E2FSCK: &str = "/sbin/e2fsck";
@@ -26,6 +27,8 @@ const LINES_MAX: usize = 20;
 /// A check that takes longer is hanging.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const CONFIG: &str = "/state/config.toml";
+/// Largest configuration that is taken over.
+const CONFIG_BYTES_MAX: usize = 64 << 10;
 
 /// Repairs what is safe to repair, then, if that is not enough, everything.
 pub fn check(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
@@ -100,15 +103,23 @@ pub fn grow(device: &str) -> Result<()> {
 /// Takes over `/macula.toml` from the ESP if the node has no configuration, and removes it there. A file that an
 /// earlier boot has taken over but could not remove is removed, too, if it says the same.
 pub fn provision(esp_device: &str) -> Result<()> {
-    let Some(bytes) = esp::provision_file(esp_device)? else { return Ok(()) };
+    let device = Path::new(esp_device);
+    let Some(bytes) = esp::read_small_file(device, PROVISION_FILE, CONFIG_BYTES_MAX)? else { return Ok(()) };
     let config = Path::new(CONFIG);
-    match std::fs::read(config) {
+    match fs::read(config) {
         Ok(present) if present == bytes => {}
-        Ok(_) => bail!("{CONFIG} exists, so macula.toml on the ESP is left alone"),
+        Ok(_) => bail!("{CONFIG} exists, so {PROVISION_FILE} on the ESP is left alone"),
         Err(_) => {
             files::write_whole(config, 0o644, &bytes).with_context(|| format!("cannot write {CONFIG}"))?;
             say("configuration taken over from the ESP");
         }
     }
-    esp::remove_provision_file(esp_device).context("cannot remove macula.toml from the ESP")
+    esp::remove_file(device, PROVISION_FILE)?;
+    Ok(())
+}
+
+/// What the configuration calls this node, or the name that every new node has.
+pub fn hostname() -> String {
+    let text = files::read_bounded(Path::new(CONFIG), CONFIG_BYTES_MAX as u64).unwrap_or_default();
+    init_plan::hostname::from_config(&text)
 }

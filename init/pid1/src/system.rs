@@ -16,16 +16,15 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use os_slots::{BootInfo, Entry};
 
 use crate::console::{now, say};
-use crate::evidence;
 use crate::leave::{self, End};
 use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::supervisor::Supervisor;
 use crate::uevents::Received;
+use crate::{evidence, state};
 
 const MODULES_LIST: &str = "/usr/lib/modules/modules.toml";
 const MODULES_FOLDER: &str = "/usr/lib/modules";
-const HOSTNAME: &str = "macula";
 /// The loop turns at least this often; what has a deadline is never later than that.
 const TICK_MS: u16 = 1000;
 /// How long services get to stop before they are killed.
@@ -67,7 +66,7 @@ fn prepare(node: &mut Node) -> Result<(), StepFailed> {
     }
     let text = serde_json::to_string_pretty(&info).context("boot.json");
     let text = text.map_err(|error| fail("system", OnFailure::Reboot, error))?;
-    machine::run(&steps::system(&devices, entry.slot(), HOSTNAME, text), node)?;
+    machine::run(&steps::system(&devices, entry.slot(), &state::hostname(), text), node)?;
     say(&format!("root is up: {}", devices.root(entry.slot())));
     Ok(())
 }

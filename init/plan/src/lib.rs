@@ -12,6 +12,7 @@ pub mod firmware;
 pub mod glob;
 pub mod gpt;
 pub mod guid;
+pub mod hostname;
 pub mod kernel_log;
 pub mod modules;
 pub mod renew;
