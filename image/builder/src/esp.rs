@@ -6,14 +6,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
 
-use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
-use image_layout::{BOOT_LOADER_PATH, ENTRIES_DIR, ESP, LOADER_CONF_PATH, SECTOR_BYTES};
+use fatfs::{FileSystem, FsOptions};
+use image_layout::{BOOT_LOADER_PATH, ENTRIES_DIR, ESP, LOADER_CONF_PATH};
 
 use crate::error::{At, BuildError, Result};
+use crate::fat::{self, Volume};
 use crate::sparse::Slice;
 
-/// 4 KiB clusters make 131 000 of them: safely FAT32, which needs 65 525.
-const CLUSTER_BYTES: u32 = 4096;
 const VOLUME_ID: u32 = 0x4d41_4355;
 const LABEL: [u8; 11] = *b"MACULA ESP ";
 
@@ -32,22 +31,18 @@ pub struct Content<'a> {
 
 /// Formats the ESP's range of `disk`, which must hold zeros, and fills it.
 pub fn write(disk: &File, path: &Path, content: &Content) -> Result<()> {
-    let options = FormatVolumeOptions::new()
-        .fat_type(FatType::Fat32)
-        .bytes_per_cluster(CLUSTER_BYTES)
-        .bytes_per_sector(SECTOR_BYTES as u16)
-        .total_sectors((ESP.bytes / SECTOR_BYTES) as u32)
-        .volume_id(VOLUME_ID)
-        .volume_label(LABEL);
-    fatfs::format_volume(slice(disk), options).at("format the ESP of", path)?;
-    put(disk, BOOT_LOADER_PATH, content.boot_loader).at("write the boot loader to the ESP of", path)?;
-    put(disk, LOADER_CONF_PATH, LOADER_CONF.as_bytes()).at("write loader.conf to the ESP of", path)?;
-    put(disk, &format!("{ENTRIES_DIR}/{}", content.entry), content.uki)
-        .at("write the UKI to the ESP of", path)
+    let entry = format!("{ENTRIES_DIR}/{}", content.entry);
+    let files = [
+        (BOOT_LOADER_PATH, content.boot_loader),
+        (LOADER_CONF_PATH, LOADER_CONF.as_bytes()),
+        (entry.as_str(), content.uki),
+    ];
+    let volume = Volume { bytes: ESP.bytes, start: ESP.start, id: VOLUME_ID, label: LABEL };
+    fat::write(&mut slice(disk), &volume, &files).at("write the ESP of", path)
 }
 
-/// Puts a file on the ESP of the raw disk image at `image`; an existing one is replaced. `name` may have folders.
-/// Not for an image that a machine is running from.
+/// Puts a file on the ESP of the raw disk image at `image`; an existing one is replaced. `name` may have
+/// folders, which must exist. Not for an image that a machine is running from.
 pub fn write_file(image: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let disk = open(image, true)?;
     put(&disk, name, bytes).at("write a file to the ESP of", image)
@@ -95,11 +90,7 @@ fn slice(disk: &File) -> Slice<'_> {
 fn put(disk: &File, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let fs = FileSystem::new(slice(disk), FsOptions::new())?;
     {
-        let root = fs.root_dir();
-        for (end, _) in name.match_indices('/') {
-            root.create_dir(&name[..end])?;
-        }
-        let mut file = root.create_file(name)?;
+        let mut file = fs.root_dir().create_file(name)?;
         file.truncate()?;
         file.write_all(bytes)?;
         file.flush()?;

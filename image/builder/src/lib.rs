@@ -9,6 +9,7 @@ mod cpio;
 mod disk;
 mod error;
 pub mod esp;
+mod fat;
 mod initramfs;
 mod kernel;
 mod modules;
@@ -36,7 +37,7 @@ pub use tools::{HOST_PACKAGES, TEST_PACKAGES};
 
 use error::At;
 use kernel::Kernel;
-use modules::ModuleTree;
+use modules::{Form, ModuleTree};
 use parts::Lock;
 use root::{Root, Tree};
 
@@ -53,6 +54,8 @@ pub const PROGRAMS: [&str; 10] = [
     "network",
     "maculactl",
 ];
+/// Where downloads and unpacked packages are kept, below the workspace: shared by `cargo xtask` and the tests.
+pub const CACHE_DIR: &str = "target/image-cache";
 const INIT: &str = "init";
 
 const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
@@ -254,7 +257,7 @@ impl Build<'_> {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             tree.copy(&format!("usr/lib/macula/units/{name}"), false, &path)?;
         }
-        let selected = modules.select(&self.spec.board.root)?;
+        let selected = modules.select(&self.spec.board.root, Form::Shipped)?;
         tree.bytes("usr/lib/modules/modules.toml", false, selected.toml)?;
         for (name, content) in selected.files {
             tree.bytes(&format!("usr/lib/modules/{name}"), false, content)?;
@@ -276,7 +279,7 @@ impl Build<'_> {
         e2fsck: &Path,
     ) -> Result<Vec<u8>> {
         let step = self.progress.step("kernel and initramfs");
-        let selected = modules.select(&self.spec.board.initramfs)?;
+        let selected = modules.select(&self.spec.board.initramfs, Form::Unpacked)?;
         let init = self.spec.programs.get(INIT).map_or(Path::new(INIT), PathBuf::as_path);
         let initrd = initramfs::make(&read(init)?, &read(e2fsck)?, &selected)
             .at("compress the initramfs with", init)?;

@@ -14,7 +14,8 @@ use serde::Serialize;
 
 use crate::error::{At, BuildError, Result};
 
-/// Largest module file and largest unpacked module that is looked at.
+const PACKED: &str = ".xz";
+/// Largest module file that is looked at.
 const FILE_MAX: u64 = 32 << 20;
 /// Where a soft dependency that is no module's name, such as `crypto-crc32c`, is looked for as an alias.
 const ALIAS_FOLDERS: [&str; 3] = ["kernel/crypto", "kernel/arch", "kernel/lib"];
@@ -26,6 +27,15 @@ pub struct ModuleTree {
     root: PathBuf,
     /// Alias to modules, for [`ALIAS_FOLDERS`]; read when first needed.
     aliases: Option<BTreeMap<String, Vec<String>>>,
+}
+
+/// How module files are kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `.ko.xz`: small; the kernel unpacks it when it is loaded.
+    Shipped,
+    /// `.ko`: quicker to load, and no larger inside something that is compressed as a whole.
+    Unpacked,
 }
 
 /// The chosen modules, ready to be written.
@@ -61,8 +71,8 @@ impl ModuleTree {
         Ok(ModuleTree { files, built_in, root: root.to_path_buf(), aliases: None })
     }
 
-    /// The modules of `set` and all that they depend on.
-    pub fn select(&mut self, set: &ModuleSet) -> Result<Selection> {
+    /// The modules of `set` and all that they depend on: as shipped, or unpacked.
+    pub fn select(&mut self, set: &ModuleSet, form: Form) -> Result<Selection> {
         let mut chosen = BTreeMap::new();
         let mut contents = Vec::new();
         let mut waiting = Vec::new();
@@ -77,7 +87,7 @@ impl ModuleTree {
             if chosen.contains_key(&name) {
                 continue;
             }
-            let (module, content) = self.read(&name)?;
+            let (module, content) = self.read(&name, form)?;
             waiting.extend(module.depends.iter().cloned());
             contents.push((module.file.clone(), content));
             chosen.insert(name, module);
@@ -93,9 +103,9 @@ impl ModuleTree {
     }
 
     /// One module with its dependencies resolved to names of modules in this tree.
-    fn read(&mut self, name: &str) -> Result<(Module, Vec<u8>)> {
+    fn read(&mut self, name: &str, form: Form) -> Result<(Module, Vec<u8>)> {
         let path = self.files.get(name).ok_or_else(|| unknown(name, "another module needs it"))?.clone();
-        let (content, info) = read_module(name, &path)?;
+        let ReadModule { shipped, elf, info } = read_module(name, &path)?;
         let mut depends = BTreeSet::new();
         for wanted in &info.depends {
             if self.files.contains_key(wanted) {
@@ -109,15 +119,12 @@ impl ModuleTree {
         }
         depends.remove(name);
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((
-            Module {
-                name: name.to_owned(),
-                file,
-                depends: depends.into_iter().collect(),
-                aliases: info.aliases,
-            },
-            content,
-        ))
+        let (file, content) = match form {
+            Form::Shipped => (file, shipped),
+            Form::Unpacked => (file.trim_end_matches(PACKED).to_owned(), elf),
+        };
+        let depends = depends.into_iter().collect();
+        Ok((Module { name: name.to_owned(), file, depends, aliases: info.aliases }, content))
     }
 
     /// A soft dependency may be a name or an alias, and may lead nowhere.
@@ -141,13 +148,20 @@ impl ModuleTree {
         let mut aliases: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, path) in &self.files {
             if folders.iter().any(|folder| path.starts_with(folder)) {
-                for alias in read_module(name, path)?.1.aliases {
+                for alias in read_module(name, path)?.info.aliases {
                     aliases.entry(alias).or_default().push(name.clone());
                 }
             }
         }
         Ok(aliases)
     }
+}
+
+/// A module's file as shipped, unpacked, and what it says.
+struct ReadModule {
+    shipped: Vec<u8>,
+    elf: Vec<u8>,
+    info: Info,
 }
 
 /// What a module says about itself.
@@ -158,28 +172,27 @@ struct Info {
     aliases: Vec<String>,
 }
 
-fn read_module(name: &str, path: &Path) -> Result<(Vec<u8>, Info)> {
+fn read_module(name: &str, path: &Path) -> Result<ReadModule> {
     let failed = |reason: String| BuildError::Module { name: name.to_owned(), reason };
     let size = std::fs::metadata(path).at("read", path)?.len();
     if size > FILE_MAX {
         return Err(failed(format!("{} is {size} bytes, more than {FILE_MAX}", path.display())));
     }
-    let content = std::fs::read(path).at("read", path)?;
-    let mut unpacked = Vec::new();
-    let elf = if path.extension().is_some_and(|extension| extension == "xz") {
-        lzma_rs::xz_decompress(&mut content.as_slice(), &mut unpacked)
+    let shipped = std::fs::read(path).at("read", path)?;
+    let mut elf = Vec::new();
+    if path.to_string_lossy().ends_with(PACKED) {
+        lzma_rs::xz_decompress(&mut shipped.as_slice(), &mut elf)
             .map_err(|error| failed(format!("cannot unpack {}: {error:?}", path.display())))?;
-        &unpacked
     } else {
-        &content
-    };
+        elf.extend_from_slice(&shipped);
+    }
     let file =
         object::File::parse(elf.as_slice()).map_err(|error| failed(format!("no ELF file: {error}")))?;
     let section =
         file.section_by_name(".modinfo").ok_or_else(|| failed("has no .modinfo section".to_owned()))?;
     let data = section.data().map_err(|error| failed(format!(".modinfo cannot be read: {error}")))?;
     let info = parse_info(data);
-    Ok((content, info))
+    Ok(ReadModule { shipped, elf, info })
 }
 
 fn parse_info(data: &[u8]) -> Info {
@@ -277,10 +290,10 @@ mod tests {
         std::fs::write(dir.path().join("broken-one.ko"), "not an ELF file").unwrap();
         let mut tree = ModuleTree::open(dir.path()).unwrap();
         let set = |name: &str| ModuleSet { modules: vec![name.into()], load_always: vec![name.into()] };
-        let built_in = tree.select(&set("fat")).unwrap();
+        let built_in = tree.select(&set("fat"), Form::Unpacked).unwrap();
         assert_eq!((built_in.files.len(), built_in.toml.trim()), (0, "load_always = []\nmodule = []"));
         for name in ["missing", "broken_one"] {
-            let error = tree.select(&set(name)).err().unwrap().to_string();
+            let error = tree.select(&set(name), Form::Shipped).err().unwrap().to_string();
             assert!(error.contains(name), "{error}");
         }
     }

@@ -14,11 +14,12 @@ use crate::{BuiltImage, ImageSpec, tools};
 const FILE: &str = "stamp.json";
 
 /// A changed builder is a changed input.
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 17] = [
     include_str!("cpio.rs"),
     include_str!("disk.rs"),
     include_str!("error.rs"),
     include_str!("esp.rs"),
+    include_str!("fat.rs"),
     include_str!("initramfs.rs"),
     include_str!("kernel.rs"),
     include_str!("lib.rs"),

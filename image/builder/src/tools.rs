@@ -16,7 +16,6 @@ pub const TEST_PACKAGES: &[(&str, &str)] = &[
     ("fsck.vfat", "dosfstools"),
     ("fsck.erofs", "erofs-utils"),
     ("e2fsck", "e2fsprogs"),
-    ("cpio", "cpio"),
 ];
 
 /// Folders where administrators' tools are, though a user's `PATH` often lacks them.
