@@ -178,7 +178,7 @@ pub struct LinkReport {
     pub dhcp: String,
 }
 
-/// Parameters of the owner's `install`. `release` is the MCID's text; empty: the head of the channel that the node follows.
+/// Parameters of the owner's `install`. `release` is the MCID's text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstallParams {
     pub release: String,
@@ -204,8 +204,6 @@ pub struct GetAnswer {
     /// As in the manifest; empty for a raw block.
     pub name: String,
     pub size: u64,
-    /// As in the manifest; 0 for a raw block.
-    pub chunk_size: u32,
 }
 
 /// Parameters of `logs`. An empty unit means all of them.
