@@ -157,7 +157,8 @@ pub struct Sandbox {
     pub capabilities: Vec<Capability>,
     /// Files or directories that may be read, next to `/usr` and `/run/macula`.
     pub read: Vec<PathBuf>,
-    /// Files or directories that may be written, next to the unit's own state directory.
+    /// Files or directories that may be written, next to the unit's own state directory. Those directly below
+    /// `/run/macula` are directories that the supervisor makes.
     pub write: Vec<PathBuf>,
     pub devices: Vec<Device>,
     /// Gets a private directory and `TMPDIR` pointing at it.

@@ -91,7 +91,11 @@ fn describe(paths: &Paths, cgroups: Option<&Cgroups>, unit: &Unit) -> Result<Exe
     let state_dir = unit.state_dir.then(|| paths.state.join(&unit.name));
     let tmp = unit.sandbox.tmp.then(|| paths.tmp(&unit.name));
     for dir in state_dir.iter().chain(&tmp) {
-        make_private_dir(dir, unit.uid).with_context(|| format!("cannot make {}", dir.display()))?;
+        make_dir(dir, unit.uid, 0o700)?;
+    }
+    // What a service lets others read at run time.
+    for dir in unit.sandbox.write.iter().filter(|d| d.parent() == Some(&paths.run)) {
+        make_dir(dir, unit.uid, 0o755)?;
     }
     let devices = devices::make_nodes(paths, unit)?;
     let mut environment = unit.environment.clone();
@@ -127,13 +131,14 @@ fn describe(paths: &Paths, cgroups: Option<&Cgroups>, unit: &Unit) -> Result<Exe
     })
 }
 
-fn make_private_dir(dir: &Path, uid: u32) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
-    }
-    chown(dir, Some(uid), Some(uid))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+/// Makes a directory that belongs to the service, or makes it the service's.
+fn make_dir(dir: &Path, uid: u32, mode: u32) -> Result<()> {
+    let make = || match fs::DirBuilder::new().mode(mode).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => chown(dir, Some(uid), Some(uid))
+            .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(mode))),
+    };
+    make().with_context(|| format!("cannot make {}", dir.display()))
 }
 
 fn bind_notify(paths: &Paths, unit: &Unit) -> Result<UnixDatagram> {

@@ -10,8 +10,10 @@
 
 mod bus;
 mod cgroup;
+mod children;
 mod console;
 mod devices;
+mod journal;
 mod launch;
 mod logs;
 mod machine;

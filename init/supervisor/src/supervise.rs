@@ -4,39 +4,36 @@
 //! that sends an [`Event`] here. `alive` goes to PID 1 from this loop, so it stops exactly when this loop is stuck.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use init_plan::unit::{SUPERVISOR, Unit};
 use init_plan::unit_order::RestartPolicy;
-use services_api::report::{ProbeResult, UnitReport};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use services_api::report::UnitReport;
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::bus::{self, Command};
 use crate::cgroup::Cgroups;
-use crate::console::Console;
-use crate::launch::{self, Launched, Sockets};
-use crate::logs::{ERROR, INFO, LineSplitter, Logs, parse_line};
+use crate::children::{Running, read_probe};
+use crate::journal::{Journal, uptime};
+use crate::launch::{self, Sockets};
 use crate::machine::{Action, Machine, Tracked};
-use crate::notify::{self, Notification};
+use crate::notify::Notification;
 use crate::paths::Paths;
 use crate::pid1::Pid1;
 use crate::units::{self, UnitSet};
 use crate::{devices, usage};
 
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
-const PROBE_OUTPUT_MAX: u64 = 256 * 1024;
-const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+const SELF_KILL_DELAY: Duration = Duration::from_millis(300);
+/// Services have 0: when the node runs out of memory, one of them goes first.
+const OOM_SCORE: &str = "-900";
 
 pub enum Event {
-    /// `start` numbers the starts of a unit: what an earlier one has left in a queue is not about this one.
+    /// `start`: see [`Running`].
     Exited {
         unit: String,
         start: u64,
@@ -57,41 +54,6 @@ pub fn run(paths: Paths) -> Result<()> {
     runtime.block_on(async { Supervisor::prepare(paths)?.run().await })
 }
 
-/// Where lines go: the rings and the console.
-struct Journal {
-    logs: Arc<Mutex<Logs>>,
-    console: Mutex<Console>,
-}
-
-impl Journal {
-    fn write(&self, unit: &str, priority: u8, text: &str) {
-        let now = uptime();
-        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        logs.push(now.as_millis() as u64, unit, priority, text);
-        if priority <= INFO {
-            let who = if unit == SUPERVISOR { "macula" } else { unit };
-            self.console.lock().unwrap_or_else(PoisonError::into_inner).line(now, who, text);
-        }
-    }
-
-    fn say(&self, text: &str) {
-        self.write(SUPERVISOR, INFO, text);
-    }
-
-    fn complain(&self, text: &str) {
-        self.write(SUPERVISOR, ERROR, text);
-    }
-}
-
-/// A service that runs.
-struct Running {
-    start: u64,
-    pid: u32,
-    /// Signals go here: unlike a pid it never names another process.
-    pidfd: Option<OwnedFd>,
-    notify_task: JoinHandle<()>,
-}
-
 struct Supervisor {
     paths: Paths,
     units: BTreeMap<String, Unit>,
@@ -110,12 +72,12 @@ struct Supervisor {
 impl Supervisor {
     fn prepare(paths: Paths) -> Result<Self> {
         let began = uptime();
-        let logs = Arc::default();
-        let console = Mutex::new(Console::open(paths.console.clone())?);
-        let journal = Arc::new(Journal { logs, console });
+        let journal = Journal::open(paths.console.clone())?;
         let UnitSet { units, broken } = units::load(&paths.units)?;
         let (cgroups, problems) = Cgroups::prepare(&paths.cgroup);
         problems.iter().for_each(|p| journal.complain(p));
+        // A host may not let us.
+        let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
         let sockets = Sockets::bind(&paths, &units)?;
         if let Err(e) = devices::prepare(&paths) {
             journal.complain(&format!("{e:#}"));
@@ -199,44 +161,19 @@ impl Supervisor {
     fn start(&mut self, name: &str) {
         let Some(unit) = self.units.get(name) else { return };
         match launch::start(&self.paths, self.cgroups.as_ref(), &self.sockets, unit) {
-            Ok(launched) => self.watch(name, launched),
+            Ok(launched) => {
+                self.starts += 1;
+                let (cgroups, journal) = (self.cgroups.clone(), &self.journal);
+                let running = Running::watch(name, self.starts, launched, cgroups, journal, &self.events);
+                self.machine.spawned(name, running.pid);
+                self.running.insert(name.to_owned(), running);
+            }
             Err(e) => self.machine.exited(name, &format!("cannot be started: {e:#}"), uptime()),
         }
     }
 
-    fn watch(&mut self, name: &str, launched: Launched) {
-        self.starts += 1;
-        let (start, Launched { mut child, notify }) = (self.starts, launched);
-        let pid = child.id().unwrap_or(0);
-        if let Some(out) = child.stdout.take() {
-            tokio::spawn(collect_lines(name.to_owned(), out, self.journal.clone()));
-        }
-        if let Some(err) = child.stderr.take() {
-            tokio::spawn(collect_lines(name.to_owned(), err, self.journal.clone()));
-        }
-        let notify_task =
-            tokio::spawn(collect_notifications(name.to_owned(), start, notify, self.events.clone()));
-        self.running.insert(name.to_owned(), Running { start, pid, pidfd: open_pidfd(pid), notify_task });
-        self.machine.spawned(name, pid);
-        let oom_before = self.oom_kills(name);
-        tokio::spawn(wait_for(
-            name.to_owned(),
-            start,
-            child,
-            self.cgroups.clone(),
-            oom_before,
-            self.events.clone(),
-        ));
-    }
-
-    fn oom_kills(&self, unit: &str) -> u64 {
-        self.cgroups.as_ref().map_or(0, |c| c.oom_kills(unit))
-    }
-
     fn forget(&mut self, unit: &str, how: &str) {
-        if let Some(running) = self.running.remove(unit) {
-            running.notify_task.abort();
-        }
+        self.running.remove(unit);
         // Nothing of it may be left when it starts again.
         self.kill_all(unit);
         self.machine.exited(unit, how, uptime());
@@ -251,17 +188,7 @@ impl Supervisor {
 
     fn signal(&self, unit: &str, signal: i32) -> Result<()> {
         let running = self.running.get(unit).with_context(|| format!("unit {unit} is not running"))?;
-        let sent = match &running.pidfd {
-            // SAFETY: plain system call on an open pidfd, without a pointer.
-            Some(fd) => unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, 0, 0) },
-            // SAFETY: plain system call.
-            None => unsafe { libc::kill(running.pid as i32, signal) }.into(),
-        };
-        if sent < 0 {
-            return Err(std::io::Error::last_os_error())
-                .with_context(|| format!("signal {signal} to unit {unit}"));
-        }
-        Ok(())
+        running.signal(signal).with_context(|| format!("signal {signal} to unit {unit}"))
     }
 
     /// The boot bench reads this line.
@@ -337,8 +264,12 @@ impl Supervisor {
         }
         self.journal.say(&format!("signal {signal} to {unit}, as asked over D-Bus"));
         if unit == SUPERVISOR {
-            // SAFETY: plain system call.
-            unsafe { libc::kill(libc::getpid(), signal) };
+            // Later, so that whoever asked gets an answer.
+            tokio::spawn(async move {
+                tokio::time::sleep(SELF_KILL_DELAY).await;
+                // SAFETY: plain system call.
+                unsafe { libc::kill(libc::getpid(), signal) };
+            });
             return Ok(());
         }
         self.signal(unit, signal)
@@ -408,14 +339,6 @@ impl Supervisor {
     }
 }
 
-/// Time since the kernel started, suspends included.
-pub fn uptime() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a timespec of ours.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
 async fn sleep_until(deadline: Option<Duration>) {
     match deadline {
         Some(deadline) => tokio::time::sleep(deadline.saturating_sub(uptime())).await,
@@ -428,99 +351,4 @@ async fn from_pid1(pid1: Option<&Pid1>) -> std::io::Result<Option<String>> {
         Some(pid1) => pid1.receive().await,
         None => std::future::pending().await,
     }
-}
-
-fn open_pidfd(pid: u32) -> Option<OwnedFd> {
-    // SAFETY: plain system call; on success the number is a new descriptor that nobody else owns.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, pid as i32, 0);
-        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as i32))
-    }
-}
-
-async fn collect_lines(unit: String, mut from: impl AsyncRead + Unpin, journal: Arc<Journal>) {
-    let mut splitter = LineSplitter::default();
-    let mut buffer = [0u8; 4096];
-    let keep = |line: &[u8]| {
-        let (priority, text) = parse_line(line);
-        if !text.is_empty() {
-            journal.write(&unit, priority, &text);
-        }
-    };
-    while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        splitter.feed(&buffer[..n], keep);
-    }
-    splitter.finish(keep);
-}
-
-async fn collect_notifications(
-    unit: String,
-    start: u64,
-    socket: std::os::unix::net::UnixDatagram,
-    events: mpsc::Sender<Event>,
-) {
-    let Ok(socket) = tokio::net::UnixDatagram::from_std(socket) else { return };
-    let mut buffer = [0u8; notify::DATAGRAM_MAX];
-    while let Ok(n) = socket.recv(&mut buffer).await {
-        let notification = notify::parse(&buffer[..n]);
-        if events.send(Event::Notified { unit: unit.clone(), start, notification }).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn wait_for(
-    unit: String,
-    start: u64,
-    mut child: Child,
-    cgroups: Option<Cgroups>,
-    oom_before: u64,
-    events: mpsc::Sender<Event>,
-) {
-    let mut how = child.wait().await.map_or_else(|e| format!("was lost: {e}"), describe_exit);
-    if cgroups.is_some_and(|c| c.oom_kills(&unit) > oom_before) {
-        how += " (out of memory: limits.memory_max)";
-    }
-    let _ = events.send(Event::Exited { unit, start, how }).await;
-}
-
-fn describe_exit(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => {
-            let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", |s| s.as_str());
-            format!("killed by {name} ({signal})")
-        }
-        (None, Some(crate::stage::SANDBOX_FAILED)) => "exited: its sandbox could not be set up".into(),
-        (None, code) => format!("exited with code {}", code.unwrap_or(-1)),
-    }
-}
-
-async fn read_probe(mut child: Child) -> Result<Vec<ProbeResult>> {
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let reading = async {
-        if let Some(pipe) = stdout {
-            pipe.take(PROBE_OUTPUT_MAX).read_to_end(&mut out).await?;
-        }
-        if let Some(pipe) = stderr {
-            pipe.take(PROBE_OUTPUT_MAX).read_to_end(&mut err).await?;
-        }
-        child.wait().await
-    };
-    let status = match tokio::time::timeout(PROBE_TIMEOUT, reading).await {
-        Ok(status) => status?,
-        Err(_) => {
-            let _ = child.start_kill();
-            bail!("the probe did not end within {} s", PROBE_TIMEOUT.as_secs());
-        }
-    };
-    if !status.success() {
-        bail!(
-            "the probe {}: {}",
-            describe_exit(status),
-            notify::one_line(&String::from_utf8_lossy(&err), 500)
-        );
-    }
-    serde_json::from_slice(&out).context("the probe's answer is not JSON")
 }

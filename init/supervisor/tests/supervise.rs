@@ -9,12 +9,15 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{SUPERVISOR, install, is_root, open_dir};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use services_api::report::{LogLine, ProbeResult, UnitReport};
 use services_api::supervisor::SupervisorProxy;
+
+static NODES: AtomicU32 = AtomicU32::new(0);
 
 fn unit_text(name: &str, program: &Path, uid: u32, after: &str) -> String {
     format!(
@@ -31,16 +34,44 @@ fn cgroup() -> PathBuf {
     if mount.is_none() {
         println!("no cgroup v2 here: limits and cgroup.kill are not tested");
     }
-    mount.unwrap_or(Path::new("/nonexistent")).join(format!("macula-test-{}", std::process::id()))
+    mount.unwrap_or(Path::new("/nonexistent")).join(format!(
+        "macula-test-{}-{}",
+        std::process::id(),
+        NODES.fetch_add(1, Ordering::Relaxed)
+    ))
 }
 
 struct Node {
     supervisor: Child,
     stderr: BufReader<std::process::ChildStderr>,
+    /// Our end of the line.
     pid1: OwnedFd,
     run: PathBuf,
     cgroup: PathBuf,
     dir: tempfile::TempDir,
+}
+
+/// Starts a supervisor in a prepared directory, as PID 1 would.
+fn start_supervisor(dir: &Path, cgroup: &Path) -> (Child, BufReader<std::process::ChildStderr>, OwnedFd) {
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+    let mut command = Command::new(dir.join("supervisor"));
+    command.arg("run").args(["--console", "-"]).arg("--cgroup").arg(cgroup);
+    for name in ["run", "state", "units"] {
+        command.arg(format!("--{name}")).arg(dir.join(name));
+    }
+    let number = theirs.as_raw_fd();
+    command.env("MACULA_PID1_FD", number.to_string());
+    // SAFETY: fcntl is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            libc::fcntl(number, libc::F_SETFD, 0);
+            Ok(())
+        });
+    }
+    let mut supervisor = command.stderr(Stdio::piped()).spawn().unwrap();
+    let stderr = BufReader::new(supervisor.stderr.take().unwrap());
+    (supervisor, stderr, ours)
 }
 
 impl Node {
@@ -54,29 +85,17 @@ impl Node {
         }
         fs::write(path("units/base.toml"), unit_text("base", &service, 54_331, "")).unwrap();
         fs::write(path("units/top.toml"), unit_text("top", &service, 54_332, "\"base\"")).unwrap();
-        let (pid1, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        install(Path::new(SUPERVISOR), dir.path());
         let cgroup = cgroup();
-        let mut command = Command::new(install(Path::new(SUPERVISOR), dir.path()));
-        command.arg("run").args(["--console", "-"]);
-        for (option, value) in
-            [("--run", path("run")), ("--state", path("state")), ("--units", path("units"))]
-        {
-            command.arg(option).arg(value);
-        }
-        command.arg("--cgroup").arg(&cgroup).env("MACULA_PID1_FD", theirs.as_raw_fd().to_string());
-        let number = theirs.as_raw_fd();
-        // SAFETY: fcntl is async-signal-safe.
-        unsafe {
-            command.pre_exec(move || {
-                libc::fcntl(number, libc::F_SETFD, 0);
-                Ok(())
-            });
-        }
-        let mut supervisor = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(supervisor.stderr.take().unwrap());
+        let (supervisor, stderr, pid1) = start_supervisor(dir.path(), &cgroup);
         let run = path("run");
         Self { supervisor, stderr, pid1, run, cgroup, dir }
+    }
+
+    /// What PID 1 does when the supervisor has died.
+    fn start_again(&mut self) {
+        let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        (self.supervisor, self.stderr, self.pid1) = start_supervisor(self.dir.path(), &self.cgroup);
     }
 
     /// Reads console lines up to one that contains `text`.
@@ -105,14 +124,20 @@ impl Node {
         }
     }
 
-    /// What the example service says about itself.
+    /// What the example service says about itself. A process that is being killed may take a connection to its grave,
+    /// so an empty answer is asked for again; being refused is never right.
     fn ask(&self, unit: &str) -> (u32, String) {
-        let mut stream = UnixStream::connect(self.run.join(format!("{unit}.sock"))).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut line = String::new();
-        stream.read_to_string(&mut line).unwrap();
-        let (pid, rest) = line.trim().split_once(' ').unwrap();
-        (pid.parse().unwrap(), rest.to_owned())
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            let mut stream = UnixStream::connect(self.run.join(format!("{unit}.sock"))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut line = String::new();
+            let _ = stream.read_to_string(&mut line);
+            if let Some((pid, rest)) = line.trim().split_once(' ') {
+                return (pid.parse().unwrap(), rest.to_owned());
+            }
+        }
+        panic!("{unit} does not answer");
     }
 
     fn ends_well(mut self) {
@@ -167,6 +192,29 @@ fn services_start_are_reached_come_back_and_stop() {
     node.console_says("stopping all units: PID 1 says so");
     node.ends_well();
     assert!(!alive(second) && !alive(top));
+}
+
+#[test]
+fn a_supervisor_that_dies_takes_its_services_along_and_its_successor_starts_anew() {
+    if !is_root("a_supervisor_that_dies_takes_its_services_along_and_its_successor_starts_anew") {
+        return;
+    }
+    let mut node = Node::start();
+    node.console_says("all units ready");
+    let (first, _) = node.ask("top");
+    node.supervisor.kill().unwrap();
+    node.supervisor.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while alive(first) {
+        assert!(Instant::now() < deadline, "the service outlives its supervisor");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    node.start_again();
+    node.console_says("all units ready");
+    assert_ne!(node.ask("top").0, first);
+    // SAFETY: plain system call.
+    unsafe { libc::kill(node.supervisor.id() as i32, libc::SIGTERM) };
+    node.ends_well();
 }
 
 fn over_the_bus(node: &Node, first: u32) {

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::setsid;
 
@@ -45,6 +46,7 @@ fn confine_and_exec(spec: ExecSpec) -> Result<std::convert::Infallible> {
         crate::cgroup::join(cgroup).with_context(|| format!("cannot join {}", cgroup.display()))?;
     }
     let first_unused_fd = place_listen_fd(spec.listen_fd)?;
+    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     isolate(&spec)?;
     limit_resources()?;
     let (program, args, environment) = command_line(&spec)?;
@@ -54,7 +56,7 @@ fn confine_and_exec(spec: ExecSpec) -> Result<std::convert::Infallible> {
     filesystem::restrict(allowed_paths)?;
     let filters = syscalls::filters(&spec)?;
     close_from(first_unused_fd)?;
-    restore_signals();
+    restore_signals()?;
     syscalls::install(&filters)?;
     match nix::unistd::execve(&program, &args, &environment) {
         Ok(never) => match never {},
@@ -123,8 +125,9 @@ fn close_from(first: RawFd) -> Result<()> {
     Ok(())
 }
 
-/// Rust ignores SIGPIPE, and what is ignored stays so over exec.
-fn restore_signals() {
+/// Rust ignores SIGPIPE, and what is ignored or blocked stays so over exec.
+fn restore_signals() -> Result<()> {
     // SAFETY: no handler of ours is replaced.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    SigSet::empty().thread_set_mask().context("cannot unblock signals")
 }
