@@ -1,0 +1,129 @@
+//! `io.macula.Content1`: what other services of this node ask for.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use content_store::download::{Wanted, wanted};
+use os_content_id::Mcid;
+use services_api::bus;
+use tokio::net::UnixStream;
+use zbus::fdo;
+
+use crate::node::Node;
+use crate::peers::{MeshPeers, Peers};
+use crate::{fetch, local, small};
+
+/// Chunks in one `Fetch`: a TiB of content.
+const MAX_CHUNKS: usize = 4 * 1024 * 1024;
+
+pub struct Content {
+    node: Arc<Node<MeshPeers>>,
+}
+
+impl Content {
+    pub fn new(node: Arc<Node<MeshPeers>>) -> Self {
+        Self { node }
+    }
+}
+
+#[zbus::interface(name = "io.macula.Content1")]
+impl Content {
+    async fn get(&self, mcid: Vec<u8>) -> fdo::Result<Vec<u8>> {
+        small::get(&self.node, &bus::mcid(&mcid)?).await.map_err(bus::failed)
+    }
+
+    async fn manifest(&self, mcid: Vec<u8>) -> fdo::Result<Vec<u8>> {
+        let list = small::manifest(&self.node, &bus::mcid(&mcid)?).await.map_err(bus::failed)?;
+        Ok(list.encode())
+    }
+
+    async fn fetch(&self, mcid: Vec<u8>, chunks: Vec<u32>) -> fdo::Result<zbus::OwnedFd> {
+        if chunks.len() > MAX_CHUNKS {
+            return Err(fdo::Error::InvalidArgs(format!("at most {MAX_CHUNKS} chunks at once")));
+        }
+        let stream = start_fetch(&self.node, &bus::mcid(&mcid)?, Some(&chunks)).await.map_err(bus::failed)?;
+        Ok(OwnedFd::from(stream.stream).into())
+    }
+
+    async fn offer(&self, manifest: Vec<u8>, path: String) -> fdo::Result<()> {
+        let mcid = self.node.local.offer(manifest, PathBuf::from(path)).await.map_err(bus::failed)?;
+        self.node.announce(mcid);
+        Ok(())
+    }
+
+    async fn withdraw(&self, mcid: Vec<u8>) -> fdo::Result<()> {
+        let mcid = bus::mcid(&mcid)?;
+        if self.node.local.offers.withdraw(&mcid) && !self.node.local.has_all(&mcid).await {
+            self.node.announcer.unprovide(mcid);
+        }
+        Ok(())
+    }
+
+    async fn put(&self, block: Vec<u8>) -> fdo::Result<Vec<u8>> {
+        let mcid = self.node.local.put_raw(block).await.map_err(bus::failed)?;
+        self.node.announce(mcid);
+        Ok(mcid.to_bytes().to_vec())
+    }
+
+    fn report(&self) -> fdo::Result<String> {
+        serde_json::to_string(&self.node.report()).map_err(bus::failed)
+    }
+}
+
+/// A transfer that has begun.
+pub struct Started {
+    pub name: String,
+    /// Bytes of the whole content.
+    pub size: u64,
+    /// The chunks' bytes come out here.
+    pub stream: StdUnixStream,
+}
+
+/// Starts a transfer of these chunks, or of all of them, in the background.
+pub async fn start_fetch<P: Peers>(
+    node: &Arc<Node<P>>,
+    mcid: &Mcid,
+    chunks: Option<&[u32]>,
+) -> Result<Started> {
+    let (name, size, wanted) = plan(node, mcid, chunks).await?;
+    let (theirs, ours) = StdUnixStream::pair().context("cannot make a socket pair")?;
+    ours.set_nonblocking(true)?;
+    let ours = UnixStream::from_std(ours)?;
+    let (node, mcid) = (node.clone(), *mcid);
+    tokio::spawn(async move {
+        // Waits for its turn; the consumer sees a stream on which nothing comes yet.
+        let Ok(_permit) = node.transfer_permits.acquire().await else { return };
+        if let Err(e) = fetch::run(node.clone(), mcid, wanted, ours).await {
+            tracing::warn!("transfer of {mcid} ended early: {e:#}");
+        }
+    });
+    Ok(Started { name, size, stream: theirs })
+}
+
+async fn plan<P: Peers>(
+    node: &Arc<Node<P>>,
+    mcid: &Mcid,
+    chunks: Option<&[u32]>,
+) -> Result<(String, u64, Vec<Wanted>)> {
+    if !local::is_manifest(mcid) {
+        // A raw block is its own only chunk; having it here makes its size known.
+        let len = small::get(node, mcid).await?.len() as u32;
+        let only = Wanted { index: 0, hash: mcid.hash, len };
+        let chunks = chunks.unwrap_or(&[0]);
+        anyhow::ensure!(chunks.iter().all(|i| *i == 0), "{mcid} is one block, its only chunk is 0");
+        return Ok((String::new(), u64::from(len), vec![only; chunks.len()]));
+    }
+    let list = small::manifest(node, mcid).await?;
+    let all: Vec<u32>;
+    let indices = match chunks {
+        Some(chunks) => chunks,
+        None => {
+            all = (0..list.manifest().chunk_count).collect();
+            &all
+        }
+    };
+    Ok((list.manifest().name.clone(), list.manifest().size, wanted(&list, indices)?))
+}
