@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use dht_proto::record_types::{NodeAddress, Provider};
 use dht_proto::{
-    Action, Config, Contact, LookupId, Node, Outcome, Published, Record, RequestId, Response, Statement,
+    Action, Config, Contact, LookupId, Node, Outcome, Published, PutError, Record, RequestId, Response,
+    Statement, StoreRefusal,
 };
 use os_content_id::Mcid;
 use os_identity::{NodeId, Signature};
@@ -64,6 +65,8 @@ pub struct Driver {
     incoming: Arc<Semaphore>,
     looking_around: bool,
     look_again: bool,
+    /// Some of what was promised could not be published.
+    promises_open: bool,
     save_at_ms: Option<u64>,
     contacts_told: Option<usize>,
 }
@@ -94,6 +97,7 @@ impl Driver {
             incoming: Arc::new(Semaphore::new(MAX_INCOMING)),
             looking_around: false,
             look_again: false,
+            promises_open: false,
             save_at_ms: None,
             contacts_told: None,
         };
@@ -215,11 +219,15 @@ impl Driver {
     fn on_published(&mut self, published: Published) {
         let (stored, refused, silent) = (published.stored, published.refused, published.silent);
         let key = published.record.statement.key;
-        tracing::debug!("record {key}: stored by {stored}, refused by {refused}, {silent} silent");
+        let reason = published.reason.unwrap_or_default();
+        tracing::debug!("record {key}: stored by {stored}, refused by {refused}, {silent} silent {reason}");
         let waiting = std::mem::take(&mut self.puts);
         for (record, reply) in waiting {
             if record == published.record {
-                let _ = reply.send(Ok(stored + 1));
+                let _ = reply.send(match (stored, refused) {
+                    (0, 1..) => Err(anyhow!("all {refused} nodes asked refused the record: {reason}")),
+                    _ => Ok(stored),
+                });
             } else {
                 self.puts.push((record, reply));
             }
@@ -306,7 +314,7 @@ impl Driver {
         };
         let before = self.node.addresses().clone();
         self.node.set_addresses(surroundings.addresses);
-        if *self.node.addresses() != before {
+        if *self.node.addresses() != before || self.promises_open {
             self.promise_again(now_ms);
         }
         let unknown = |c: &Contact| self.node.table().get(&c.id).is_none_or(|entry| entry.failures > 0);
@@ -326,8 +334,20 @@ impl Driver {
             let draft = self.provider(mcid, false).draft();
             let _ = self.node.provide(draft, now_ms).map_err(|e| tracing::warn!("provided content: {e}"));
         }
-        for record in self.parts.own.records() {
-            let _ = self.node.put(record.clone(), now_ms).map_err(|e| tracing::warn!("own record: {e}"));
+        self.promises_open = false;
+        for record in self.parts.own.records().to_vec() {
+            match self.node.put(record.clone(), now_ms) {
+                Ok(()) => {}
+                Err(PutError::Refused(StoreRefusal::Older(version))) => {
+                    tracing::info!("record {}: version {version} took its place", record.statement.key);
+                    self.parts.own.forget(&record);
+                }
+                Err(e) => {
+                    // A clock that is not set yet, most likely: tried again when peers turn up.
+                    tracing::warn!("record {} is not published: {e}", record.statement.key);
+                    self.promises_open = true;
+                }
+            }
         }
     }
 

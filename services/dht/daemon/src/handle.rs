@@ -36,8 +36,10 @@ pub struct Table {
 
 /// Who has a content, and what it took to find out.
 pub struct Providers {
-    /// This node is left out.
+    /// Other nodes.
     pub contacts: Vec<Contact>,
+    /// Whether this node announced it too.
+    pub here: bool,
     pub outcome: Outcome,
 }
 
@@ -64,7 +66,7 @@ impl Handle {
         self.call(|reply| Command::Unprovide { mcid, reply }).await?
     }
 
-    /// Publishes a record; how many nodes took it, this one included.
+    /// Publishes a record; how many other nodes took it.
     pub async fn put(&self, bytes: &[u8]) -> Result<u32> {
         let record = Arc::new(Record::from_bytes(bytes).context("the record does not decode")?);
         self.call(|reply| Command::Put { record, reply }).await?
@@ -76,12 +78,10 @@ impl Handle {
 
     pub async fn providers(&self, mcid: &McidBytes) -> Result<Providers> {
         let outcome = self.find(provider_key(mcid), Some(PROVIDER)).await?;
-        let contact = |r: &Arc<Record>| {
-            let provider = Provider::parse(&r.statement.payload).ok()?;
-            let other = r.statement.signer != self.node && !provider.withdrawn;
-            other.then(|| provider.contact(r.statement.signer))
-        };
-        Ok(Providers { contacts: outcome.records.iter().filter_map(contact).collect(), outcome })
+        let mut contacts: Vec<Contact> = outcome.records.iter().filter_map(provider).collect();
+        let all = contacts.len();
+        contacts.retain(|c| c.id != self.node);
+        Ok(Providers { here: contacts.len() < all, contacts, outcome })
     }
 
     pub async fn report(&self) -> Result<DhtReport> {
@@ -92,9 +92,18 @@ impl Handle {
         self.call(|reply| Command::Table { reply }).await
     }
 
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
     async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.ok().context("the service is stopping")?;
         answer.await.context("this was given up, because the clock was set back or the service is stopping")
     }
+}
+
+fn provider(record: &Arc<Record>) -> Option<Contact> {
+    let provider = Provider::parse(&record.statement.payload).ok()?;
+    (!provider.withdrawn).then(|| provider.contact(record.statement.signer))
 }

@@ -87,6 +87,12 @@ impl OwnFile {
         self.write().inspect_err(|_| self.records = before)
     }
 
+    /// A record that a newer one took the place of. The file follows with the next change: until then it only costs a
+    /// refusal after a restart.
+    pub fn forget(&mut self, record: &Record) {
+        self.records.retain(|r| **r != *record);
+    }
+
     fn write(&mut self) -> Result<()> {
         let bytes = self.encode().context("cannot encode the list of own records")?;
         durable::write(&self.path, &bytes).with_context(|| format!("cannot write {}", self.path.display()))

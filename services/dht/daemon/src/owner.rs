@@ -2,9 +2,10 @@
 //!
 //! | method | parameters | answer |
 //! |---|---|---|
-//! | `put_record` | record, as bytes | how many nodes took it |
+//! | `put_record` | record, as bytes | how many other nodes took it |
 //! | `lookup` | [`LookupParams`] | [`LookupAnswer`] |
-//! | `providers` | MCID as text | [`ProvidersAnswer`] |
+//! | `providers` | MCID as text | who announced it, this node included: list of `did:key` |
+//! | `search_providers` | MCID as text | [`ProvidersAnswer`]: the same, and how it was found |
 //! | `table` | none | [`TableAnswer`] |
 //! | `report` | none | `services_api::report::DhtReport` |
 
@@ -116,16 +117,24 @@ async fn answer(handle: &Handle, call: Call) -> Result<Answer> {
             control::ok(&LookupAnswer { key: params.key, records, search: search_report(&outcome) })
         }
         "providers" => {
-            let mcid: Mcid = call.params::<String>()?.parse().context("not an MCID")?;
-            let found = handle.providers(&mcid.to_bytes()).await?;
-            let providers = found.contacts.iter().map(contact_report).collect();
-            let search = search_report(&found.outcome);
-            control::ok(&ProvidersAnswer { mcid: mcid.to_string(), providers, search })
+            let answer = providers(handle, &call).await?;
+            control::ok(&answer.providers.into_iter().map(|p| p.node).collect::<Vec<String>>())
         }
+        "search_providers" => control::ok(&providers(handle, &call).await?),
         "table" => control::ok(&table_answer(&handle.table().await?)),
         "report" => control::ok(&handle.report().await?),
         _ => Err(call.unknown()),
     }
+}
+
+async fn providers(handle: &Handle, call: &Call) -> Result<ProvidersAnswer> {
+    let mcid: Mcid = call.params::<String>()?.parse().context("not an MCID")?;
+    let found = handle.providers(&mcid.to_bytes()).await?;
+    let mut providers: Vec<ContactReport> = found.contacts.iter().map(contact_report).collect();
+    if found.here {
+        providers.insert(0, contact_report(&Contact::new(handle.node(), [])));
+    }
+    Ok(ProvidersAnswer { mcid: mcid.to_string(), providers, search: search_report(&found.outcome) })
 }
 
 fn search_report(outcome: &Outcome) -> SearchReport {

@@ -36,13 +36,14 @@ async fn records_are_found_over_streams_and_survive_kills() {
     b.contacts(1).await;
     assert_eq!(b.providers(&mcid).await, [a.id()]);
     assert!(a.dht().await.providers(&mcid.to_bytes()).await.unwrap().is_empty(), "it is left out itself");
+    assert_eq!(a.owner_asks_who_has(&air, &mcid).await, [a.id().to_string()]);
     assert!(air.taught(&b, &a), "mesh knows where the provider is");
 
     let head = channel_head(1);
-    assert_eq!(a.dht().await.put_record(&head.to_bytes()).await.unwrap(), 2);
+    assert_eq!(a.dht().await.put_record(&head.to_bytes()).await.unwrap(), 1);
     assert_eq!(b.channel_heads(&head).await, vec![head.clone()]);
     let newer = channel_head(2);
-    assert_eq!(b.owner_puts(&air, &newer).await.unwrap(), 2);
+    assert_eq!(b.owner_puts(&air, &newer).await.unwrap(), 1);
     assert_eq!(a.channel_heads(&head).await, vec![newer.clone()]);
     let refused = a.dht().await.put_record(&head.to_bytes()).await.unwrap_err();
     assert!(refused.to_string().contains("a newer record"), "{refused}");
@@ -187,9 +188,17 @@ impl Machine {
     }
 
     async fn owner_puts(&self, air: &Air, record: &Record) -> anyhow::Result<u32> {
-        let owner = NodeId::from_bytes([8; 32]);
-        let mut stream = air.open(&self.id(), &owner, control::protocol::DHT).await.unwrap();
+        let mut stream = self.owner_stream(air).await;
         control::call(&mut stream, "put_record", &record.to_bytes()).await
+    }
+
+    async fn owner_asks_who_has(&self, air: &Air, mcid: &Mcid) -> Vec<String> {
+        let mut stream = self.owner_stream(air).await;
+        control::call(&mut stream, "providers", &mcid.to_string()).await.unwrap()
+    }
+
+    async fn owner_stream(&self, air: &Air) -> UnixStream {
+        air.open(&self.id(), &NodeId::from_bytes([8; 32]), control::protocol::DHT).await.unwrap()
     }
 }
 

@@ -128,6 +128,17 @@ impl OwnRecords {
         }
     }
 
+    /// `record` is the newest known in its place: a record signed elsewhere that it supersedes is no longer ours to keep alive.
+    pub fn superseded_by(&mut self, record: &Record) {
+        let name = Name::of(&record.statement);
+        let obsolete = |own: &Own| {
+            own.draft.is_none() && own.current.as_ref().is_some_and(|c| record.precedence(c).is_gt())
+        };
+        if self.entries.get(&name).is_some_and(obsolete) {
+            self.entries.remove(&name);
+        }
+    }
+
     /// Everything is due at `at_ms`: this node has just found its place.
     pub fn all_due(&mut self, at_ms: u64) {
         self.entries.values_mut().for_each(|own| own.due_ms = own.due_ms.min(at_ms));
@@ -269,6 +280,18 @@ mod tests {
         }
         assert_eq!(times.len(), 2, "{times:?}");
         assert!(!own.signed(record));
+    }
+
+    #[test]
+    fn a_newer_record_from_elsewhere_ends_the_care_for_an_older_one() {
+        let mut own = OwnRecords::default();
+        let version = |version| sign(&signer(2), |s| s.version = version);
+        own.put(Arc::new(version(2)), NOW).unwrap();
+        own.superseded_by(&version(1));
+        own.superseded_by(&version(2));
+        assert_eq!(own.len(), 1);
+        own.superseded_by(&version(3));
+        assert!(own.is_empty());
     }
 
     #[test]

@@ -33,7 +33,9 @@ impl Node {
     pub(super) fn keep(&mut self, record: Arc<Record>, now_ms: u64) -> Result<(), String> {
         let verified = record.verify_with(now_ms, self.config.signature_check);
         verified.map_err(|e| e.to_string())?;
-        self.store.insert(record).map(|_| ()).map_err(|e| e.to_string())
+        self.store.insert(record.clone()).map_err(|e| e.to_string())?;
+        self.own.superseded_by(&record);
+        Ok(())
     }
 
     pub(super) fn heard_from(&mut self, contact: Contact, now_ms: u64) {
