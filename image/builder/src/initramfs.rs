@@ -1,24 +1,75 @@
 //! The initramfs: our init, e2fsck and the modules it takes to open the root.
+//!
+//! Two compressed archives, one behind the other, as the kernel allows: the large one seldom changes and is kept in
+//! the cache, the one with `init` is made at every build.
+
+use std::path::Path;
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
 
 use crate::cpio::Archive;
+use crate::error::{At, Result};
 use crate::modules::Selection;
 
-/// Slow to make, quick to unpack; 2 MB take a second.
+/// The slowest level that the kernel's decompressor takes.
 const ZSTD_LEVEL: i32 = 19;
 /// Folders that PID 1 mounts something on before it has a root.
 const MOUNT_POINTS: [&str; 4] = ["dev", "proc", "sys", "run"];
 
-/// The compressed archive.
-pub fn make(init: &[u8], e2fsck: &[u8], modules: &Selection) -> std::io::Result<Vec<u8>> {
+/// The compressed archives.
+pub fn make(init: &[u8], e2fsck: &[u8], modules: &Selection, cache: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for point in MOUNT_POINTS {
         archive.folder(point);
     }
-    archive.file("init", 0o755, init);
     archive.file("sbin/e2fsck", 0o755, e2fsck);
     archive.file("etc/macula/modules.toml", 0o644, modules.toml.as_bytes());
     for (name, content) in &modules.files {
         archive.file(&format!("lib/modules/{name}"), 0o644, content);
     }
-    zstd::bulk::compress(&archive.finish(), ZSTD_LEVEL)
+    let mut bytes = compress_cached(&archive.finish(), &cache.join("initramfs"))?;
+    let mut archive = Archive::default();
+    archive.file("init", 0o755, init);
+    bytes.extend(compress(&archive.finish())?);
+    Ok(bytes)
+}
+
+fn compress(archive: &[u8]) -> Result<Vec<u8>> {
+    zstd::bulk::compress(archive, ZSTD_LEVEL).at("compress", Path::new("the initramfs"))
+}
+
+/// As [`compress`], but kept in `folder` under a hash of what decides about the result.
+fn compress_cached(archive: &[u8], folder: &Path) -> Result<Vec<u8>> {
+    let versions = format!("{} {ZSTD_LEVEL}\0", zstd::zstd_safe::version_number());
+    let key = Sha256::new_with_prefix(versions).chain_update(archive).finalize();
+    let file = folder.join(format!("{}.zst", HEXLOWER.encode(&key)));
+    if let Ok(bytes) = std::fs::read(&file)
+        && zstd::bulk::decompress(&bytes, archive.len()).is_ok_and(|unpacked| unpacked == archive)
+    {
+        return Ok(bytes);
+    }
+    let bytes = compress(archive)?;
+    std::fs::create_dir_all(folder).at("create", folder)?;
+    let temporary = file.with_extension(format!("new-{}", std::process::id()));
+    std::fs::write(&temporary, &bytes).at("write", &temporary)?;
+    std::fs::rename(&temporary, &file).at("rename to", &file)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spoilt_cache_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = compress_cached(&[7; 9000], dir.path()).unwrap();
+        let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+        for spoilt in [&b"rubbish"[..], &compress(&[8; 9000]).unwrap()] {
+            std::fs::write(&file, spoilt).unwrap();
+            assert_eq!(compress_cached(&[7; 9000], dir.path()).unwrap(), first);
+            assert_eq!(std::fs::read(&file).unwrap(), first);
+        }
+    }
 }

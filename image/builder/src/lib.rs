@@ -281,8 +281,7 @@ impl Build<'_> {
         let step = self.progress.step("kernel and initramfs");
         let selected = modules.select(&self.spec.board.initramfs, Form::Unpacked)?;
         let init = self.spec.programs.get(INIT).map_or(Path::new(INIT), PathBuf::as_path);
-        let initrd = initramfs::make(&read(init)?, &read(e2fsck)?, &selected)
-            .at("compress the initramfs with", init)?;
+        let initrd = initramfs::make(&read(init)?, &read(e2fsck)?, &selected, &self.spec.cache_dir)?;
         let cmdline = format!(
             "{} macula.verity={},{},{} macula.version={} macula.board={}",
             self.spec.board.cmdline,

@@ -343,30 +343,30 @@ fn check_modules(folder: &Path, list: &Path) -> Catalogue {
     Catalogue::parse(&text).unwrap()
 }
 
-/// Unpacks a newc archive and returns the names; independent of the writer, as far as that is possible in a page.
-fn unpack_cpio(archive: &[u8], to: &Path) -> Vec<String> {
+/// Unpacks newc archives that follow each other and returns the names; independent of the writer, as far as that is
+/// possible in a page.
+fn unpack_cpio(archives: &[u8], to: &Path) -> Vec<String> {
     let mut names = Vec::new();
     let mut at = 0;
-    loop {
-        assert_eq!(&archive[at..at + 6], b"070701");
+    while at < archives.len() {
+        assert_eq!(&archives[at..at + 6], b"070701");
         let field = |n: usize| {
             let start = at + 6 + 8 * n;
-            u32::from_str_radix(std::str::from_utf8(&archive[start..start + 8]).unwrap(), 16).unwrap()
+            u32::from_str_radix(std::str::from_utf8(&archives[start..start + 8]).unwrap(), 16).unwrap()
         };
         let (mode, size, name_size) = (field(1), field(6) as usize, field(11) as usize);
-        let name = String::from_utf8(archive[at + 110..at + 110 + name_size - 1].to_vec()).unwrap();
+        let name = String::from_utf8(archives[at + 110..at + 110 + name_size - 1].to_vec()).unwrap();
         let start = (at + 110 + name_size).next_multiple_of(4);
-        if name == "TRAILER!!!" {
-            return names;
-        }
+        at = (start + size).next_multiple_of(4);
         match mode & 0o170_000 {
+            _ if name == "TRAILER!!!" => at = at.next_multiple_of(512),
             0o040_000 => std::fs::create_dir(to.join(&name)).unwrap(),
-            0o100_000 => std::fs::write(to.join(&name), &archive[start..start + size]).unwrap(),
+            0o100_000 => std::fs::write(to.join(&name), &archives[start..start + size]).unwrap(),
             other => panic!("{name} has type {other:o}"),
         }
         names.push(name);
-        at = (start + size).next_multiple_of(4);
     }
+    names
 }
 
 fn tool(name: &str) -> Command {
