@@ -166,8 +166,10 @@ impl Drop for Node {
     }
 }
 
+/// False for one that has died and waits for its parent to notice.
 fn alive(pid: u32) -> bool {
-    Path::new(&format!("/proc/{pid}/stat")).exists()
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 #[test]
