@@ -91,7 +91,7 @@ fn file(
 pub fn mcid_of_file(path: &Path, name: &str, progress: impl Fn(u64)) -> Result<(Mcid, u64)> {
     let shown = path.display();
     let mut file = File::open(path).with_context(|| format!("cannot read {shown}"))?;
-    let mut hasher = ContentHasher::new(name, CHUNK_SIZE);
+    let mut hasher = ContentHasher::new(name);
     let mut buffer = vec![0; CHUNK_SIZE as usize];
     loop {
         let n = file.read(&mut buffer).with_context(|| format!("cannot read {shown}"))?;
@@ -112,9 +112,9 @@ pub struct ContentHasher {
 }
 
 impl ContentHasher {
-    /// `chunk_size` is at least 1.
-    pub fn new(name: &str, chunk_size: u32) -> Self {
-        let manifest = ManifestBuilder::with_chunk_size(name, chunk_size);
+    /// With the chunk size that nodes use: content in other chunks is not recognised.
+    pub fn new(name: &str) -> Self {
+        let manifest = ManifestBuilder::new(name);
         Self { manifest, start: Vec::new(), size: 0 }
     }
 
@@ -203,7 +203,7 @@ pub mod tests {
     #[test]
     fn content_is_recognised_in_both_forms() {
         let hasher = |bytes: &[u8]| {
-            let mut h = ContentHasher::new("n", CHUNK_SIZE);
+            let mut h = ContentHasher::new("n");
             bytes.chunks(1000).for_each(|b| h.update(b));
             h
         };

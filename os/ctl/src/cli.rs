@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use os_content_id::Mcid;
+use os_identity::NodeId;
 
 use crate::target::Target;
 
@@ -14,7 +15,7 @@ Examples:
   maculactl --node 192.0.2.7 status             what the node runs and does
   maculactl --node kitchen.local units          its services
   export MACULA_NODE=192.0.2.7                  instead of --node each time
-  maculactl update --watch                      update to the channel's release and look on
+  maculactl update --channel stable --watch     update to the channel's newest and look on
   maculactl help release                        how a release is made and published
 
 The first contact with an address remembers which node answered there (`maculactl known`); write
@@ -99,14 +100,18 @@ pub enum Verb {
     /// Make, sign, look at and publish a release
     #[command(subcommand, after_help = RELEASE_EXAMPLES)]
     Release(Release),
-    /// Install a release: the channel's newest, or the one named
-    #[command(
-        after_help = "Examples:\n  maculactl update --watch\n  maculactl update --release mcid1-raw-blake3-..."
-    )]
+    /// Install a release: the one named, or a channel's newest
+    #[command(after_help = UPDATE_EXAMPLES)]
     Update {
         /// The signed release, as `release publish` prints it
         #[arg(long, value_name = "MCID")]
         release: Option<Mcid>,
+        /// The channel whose newest release it is to be
+        #[arg(long, value_name = "NAME", conflicts_with = "release")]
+        channel: Option<String>,
+        /// Whose channel. Default: yours
+        #[arg(long, value_name = "DID", requires = "channel")]
+        publisher: Option<NodeId>,
         /// Also when it failed on this node before
         #[arg(long)]
         again: bool,
@@ -172,10 +177,19 @@ pub enum Units {
     Probe { name: String },
 }
 
+const UPDATE_EXAMPLES: &str = "\
+Examples:
+  maculactl update --channel stable --watch
+  maculactl update --release mcid1-raw-blake3-...
+  maculactl update --release mcid1-raw-blake3-... --again
+
+A node whose config.toml names a channel updates by itself. On the node (--local) neither is needed: it looks at its
+channel now.";
+
 const RELEASE_EXAMPLES: &str = "\
 Examples, from an image to nodes that follow a channel:
   maculactl release create --artifacts out/ --out release.cbor --notes 'Fixes DHCP renewal'
-  maculactl release sign release.cbor                          with your key; run it with other keys for k-of-n
+  maculactl release sign release.cbor             (once more with each --key FILE for k-of-n)
   maculactl release show release.cbor
   maculactl release publish release.cbor --artifacts out/ --channel stable --node 192.0.2.7
 
@@ -254,7 +268,7 @@ pub enum Dht {
     /// Who announced that they have the content
     #[command(visible_alias = "providers")]
     Lookup { mcid: Mcid },
-    /// The size of the routing table and of what is stored
+    /// The routing table, and how much is stored
     Table,
 }
 

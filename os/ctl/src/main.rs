@@ -4,8 +4,10 @@
 //! Writes nothing but key file, `known_nodes.toml` and the files it is told to; a crash leaves the node's side to the node.
 
 mod artifacts;
+mod channel;
 mod cli;
 mod connect;
+mod dht_calls;
 mod key_file;
 mod known_nodes;
 mod node;
@@ -20,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::Cli;
-use crate::output::clean;
+use crate::output::one_line;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -34,8 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The whole chain on one line.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("maculactl: {}", clean(&format!("{error:#}").replace('\n', "; ")));
+    eprintln!("maculactl: {}", one_line(error));
     ExitCode::FAILURE
 }

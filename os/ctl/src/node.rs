@@ -1,6 +1,8 @@
 //! A node to talk to: over the mesh as its owner, or, on the node itself, over D-Bus.
 
 use anyhow::{Context, Result, anyhow, bail};
+use data_encoding::HEXLOWER_PERMISSIVE;
+use dht_proto::Key;
 use os_content_id::Mcid;
 use serde::de::DeserializeOwned;
 use services_api::control::protocol;
@@ -11,6 +13,7 @@ use services_api::report::{
 use services_api::{bus, content, dht, mesh, network, reconciler, supervisor, update};
 
 use crate::connect::Remote;
+use crate::dht_calls::{LookupAnswer, LookupParams, Table};
 
 pub enum Node {
     Remote(Remote),
@@ -81,16 +84,15 @@ impl Node {
         }
     }
 
-    /// Without a release: the head of the channel that the node follows.
-    pub async fn install(&self, release: Option<Mcid>, again: bool) -> Result<()> {
+    pub async fn install(&self, release: Mcid, again: bool) -> Result<()> {
         match self {
             Node::Remote(r) => {
-                let release = release.map_or_else(String::new, |m| m.to_string());
-                r.call(protocol::OS, "install", &InstallParams { release, again }).await
+                let params = InstallParams { release: release.to_string(), again };
+                r.call(protocol::OS, "install", &params).await
             }
             Node::Local => {
-                let release = release.map_or_else(Vec::new, |m| m.to_bytes().to_vec());
-                local!(update::UpdateProxy<'_>, "update").install(&release, again).await.map_err(said)
+                let update = local!(update::UpdateProxy<'_>, "update");
+                update.install(&release.to_bytes(), again).await.map_err(said)
             }
         }
     }
@@ -169,6 +171,41 @@ impl Node {
                 let text = |id: &Vec<u8>| os_identity::NodeId::try_from(id.as_slice()).map(|n| n.to_string());
                 Ok(found.iter().map(text).collect::<Result<_, _>>()?)
             }
+        }
+    }
+
+    /// The records (CBOR) of a type under a key, as the DHT has them, not yet verified.
+    pub async fn records(&self, record_type: u8, key: &Key) -> Result<Vec<Vec<u8>>> {
+        match self {
+            Node::Remote(r) => {
+                let params = LookupParams { key: key.to_string(), record_type: Some(record_type) };
+                let found: LookupAnswer = r.call(protocol::DHT, "lookup", &params).await?;
+                let bytes = found.records.iter().map(|f| HEXLOWER_PERMISSIVE.decode(f.record.as_bytes()));
+                bytes.collect::<Result<_, _>>().context("the node's records are not in hex")
+            }
+            Node::Local => {
+                local!(dht::DhtProxy<'_>, "dht").get_records(record_type, key.as_bytes()).await.map_err(said)
+            }
+        }
+    }
+
+    /// Looks at the followed channel now. Only the node's own console can ask for that.
+    pub async fn refresh(&self) -> Result<()> {
+        match self {
+            Node::Remote(_) => bail!(
+                "which release? Say --channel NAME or --release MCID; a node that follows a channel updates by itself"
+            ),
+            Node::Local => {
+                local!(reconciler::ReconcilerProxy<'_>, "reconciler").refresh().await.map_err(said)
+            }
+        }
+    }
+
+    /// The routing table. Over D-Bus there are only its totals, see [`Self::dht_report`].
+    pub async fn dht_table(&self) -> Result<Table> {
+        match self {
+            Node::Remote(r) => r.call(protocol::DHT, "table", &()).await,
+            Node::Local => Ok(Table::default()),
         }
     }
 

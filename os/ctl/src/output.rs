@@ -111,6 +111,18 @@ pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// An error with its causes on one line. A cause that the text before it tells already is left out.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += if text.is_empty() { "" } else { ": " };
+            text += &cause;
+        }
+    }
+    clean(&text.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; "))
+}
+
 /// `12.3 MiB`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -177,6 +189,12 @@ mod tests {
         assert_eq!(bar(0, 0, 4), "[----]");
         assert_eq!(bar(1, 2, 4), "[##--]");
         assert_eq!(bar(9, 2, 4), "[####]");
+    }
+
+    #[test]
+    fn errors_are_one_line_and_say_nothing_twice() {
+        let error = anyhow::anyhow!("b\n  | 1\n").context("a: b\n  | 1\n").context("file\x1b");
+        assert_eq!(one_line(&error), "file\u{fffd}: a: b; | 1");
     }
 
     #[test]

@@ -17,8 +17,6 @@ use crate::artifacts::ContentHasher;
 use crate::connect::Remote;
 
 const PIECE: usize = 256 * 1024;
-/// A larger chunk would have to be held in memory to be checked.
-const MAX_CHUNK: u32 = 16 * 1024 * 1024;
 /// How long nothing may move before a transfer counts as stuck.
 const STALL: Duration = Duration::from_secs(60);
 /// What the node may need to check and announce content after its last byte.
@@ -136,12 +134,8 @@ async fn receive(
     part: &Path,
     bar: &ProgressBar,
 ) -> Result<()> {
-    let chunk_size = if answer.chunk_size == 0 { PIECE as u32 } else { answer.chunk_size };
-    if chunk_size > MAX_CHUNK {
-        bail!("the node names chunks of {chunk_size} bytes, at most {MAX_CHUNK} are read");
-    }
     let mut file = File::create(part).await.with_context(|| format!("cannot write {}", part.display()))?;
-    let mut hasher = ContentHasher::new(&answer.name, chunk_size);
+    let mut hasher = ContentHasher::new(&answer.name);
     let mut buffer = vec![0; PIECE];
     let mut left = answer.size;
     while left > 0 {

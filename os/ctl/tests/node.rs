@@ -184,6 +184,12 @@ fn a_release_is_published_and_publishing_again_sends_nothing_twice() {
     let second = owner.json(&node.address, publish);
     assert!(second["uploaded_bytes"].as_u64().unwrap() < 10_000);
 
+    owner.ok(&node.address, "update --channel stable");
+    let install = format!("install {} false", first["release"].as_str().unwrap());
+    assert!(node.calls().contains(&install), "{:?}", node.calls());
+    let error = owner.error(&node.address, "update --channel edge");
+    assert!(error.contains("no valid head of channel `edge`"), "{error}");
+
     let state = node.state.lock().unwrap();
     for artifact in signed["artifacts"].as_array().unwrap() {
         assert!(state.stored.contains_key(artifact["mcid"].as_str().unwrap()));
@@ -211,9 +217,12 @@ fn an_update_is_watched_until_it_ends() {
     let done = |kind| OsReport { events: vec![event(kind)], ..OsReport::default() };
     let idle = OsReport::default();
     node.state.lock().unwrap().statuses = vec![idle.clone(), installing, done("committed")];
-    let text = owner.ok(&node.address, "update --watch");
+    let update = format!("update --watch --release {}", Mcid::of_raw(b"release"));
+    let text = owner.ok(&node.address, &update);
     assert!(text.contains(" fetch ") && text.ends_with("committed: 0.2.0\n"), "{text}");
-    assert!(node.calls().contains(&"install  false".to_string()), "{:?}", node.calls());
+    let install = format!("install {} false", Mcid::of_raw(b"release"));
+    assert!(node.calls().contains(&install), "{:?}", node.calls());
     node.state.lock().unwrap().statuses = vec![idle, done("refused")];
-    assert_eq!(owner.error(&node.address, "update --watch --again"), "maculactl: refused: 0.2.0");
+    assert_eq!(owner.error(&node.address, &format!("{update} --again")), "maculactl: refused: 0.2.0");
+    assert!(owner.error(&node.address, "update").contains("--channel NAME"));
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use os_config::Config;
+use anyhow::{Context, Result, anyhow};
+use os_config::{Config, ConfigError};
 
 use super::Session;
 use crate::cli;
@@ -29,7 +29,22 @@ pub fn config(s: &Session, verb: cli::Config) -> Result<()> {
 /// A file that is not there is an error here, while a node would run with the defaults.
 fn load(file: &Path) -> Result<Config> {
     std::fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
-    Config::load_from(file).with_context(|| format!("a node would not take {}", file.display()))
+    Config::load_from(file).map_err(|e| {
+        let line = match &e {
+            ConfigError::Toml(toml) => toml.span().and_then(|span| line_of(file, span.start)),
+            _ => None,
+        };
+        let what = match (&e, line) {
+            (ConfigError::Toml(toml), Some(line)) => format!("line {line}: {}", toml.message()),
+            _ => e.to_string(),
+        };
+        anyhow!("a node would not take {}: {what}", file.display())
+    })
+}
+
+fn line_of(file: &Path, at: usize) -> Option<usize> {
+    let bytes = std::fs::read(file).ok()?;
+    Some(bytes.get(..at)?.iter().filter(|b| **b == b'\n').count() + 1)
 }
 
 /// Valid, but perhaps not what was meant.
@@ -60,7 +75,9 @@ mod tests {
         assert!(format!("{:#}", load(&file).unwrap_err()).contains("cannot read"));
         std::fs::write(&file, "[mesh]\nprot = 1\n").unwrap();
         let error = format!("{:#}", load(&file).unwrap_err());
-        assert!(error.contains("config.toml") && error.contains("prot"), "{error}");
+        assert!(error.contains("config.toml: line 2: ") && error.contains("prot"), "{error}");
+        std::fs::write(&file, "name = \"Kitchen Pi\"").unwrap();
+        assert!(load(&file).unwrap_err().to_string().contains("`name`"));
         std::fs::write(&file, "name = \"roof\"\n[mesh]\nmdns = false\n").unwrap();
         assert_eq!(warnings(&load(&file).unwrap()).len(), 3);
     }

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::{Session, network, status, units};
 use crate::node::{Node, local_addresses};
-use crate::output::{Color, Output, Palette, clean, print};
+use crate::output::{Color, Output, Palette, clean, one_line, print};
 
 const LOG_LINES: u32 = 40;
 /// Noise on a serial line must not grow into memory.
@@ -38,7 +38,7 @@ pub async fn console(s: &Session) -> Result<()> {
         }
         match answer(&String::from_utf8_lossy(&line), s.out.palette).await {
             Ok(text) => print(&text),
-            Err(e) => print(&format!("{}\n", clean(&format!("{e:#}")))),
+            Err(e) => print(&format!("{}\n", one_line(&e))),
         }
     }
 }
@@ -52,7 +52,7 @@ async fn banner(out: &Output) {
                 format!("Macula OS {} ({}), slot {}", clean(&r.version), clean(&r.board), clean(&r.slot));
             print(&format!("{name}  {version}\n{}\n", clean(&r.node)));
         }
-        Err(e) => print(&format!("Macula OS is starting ({})\n", clean(&format!("{e:#}")))),
+        Err(e) => print(&format!("Macula OS is starting ({})\n", one_line(&e))),
     }
     if let Ok(addresses) = local_addresses().await {
         print(&format!("reachable at {}\n", clean(&addresses.join(" "))));

@@ -2,9 +2,13 @@
 
 use anyhow::Result;
 
+use services_api::report::DhtReport;
+
 use super::Session;
 use crate::cli::Dht;
-use crate::output::clean;
+use crate::dht_calls;
+use crate::output::{Color, Palette, clean, duration};
+use crate::table::{Align, Table, cell, colored};
 
 pub async fn dht(s: &Session, verb: Dht) -> Result<()> {
     match verb {
@@ -19,17 +23,34 @@ pub async fn dht(s: &Session, verb: Dht) -> Result<()> {
             })
         }
         Dht::Table => {
-            let report = s.ask(async |n| n.dht_report().await).await?;
-            s.out.show(&report, |_| {
-                let provided: String = report.provided.iter().map(|p| format!("  {}\n", clean(p))).collect();
-                format!(
-                    "contacts        {} in {} buckets\nrecords stored  {}\nannounced       {}\n{provided}",
-                    report.contacts,
-                    report.buckets,
-                    report.records_stored,
-                    report.provided.len()
-                )
-            })
+            let (report, table) = s.ask(async |n| Ok((n.dht_report().await?, n.dht_table().await?))).await?;
+            let json = serde_json::json!({ "report": report, "table": table });
+            s.out.show(&json, |palette| render(&report, &table, palette))
         }
     }
+}
+
+fn render(report: &DhtReport, table: &dht_calls::Table, palette: Palette) -> String {
+    let mut text = format!(
+        "contacts        {} in {} buckets\nrecords stored  {}\nannounced       {}\n",
+        report.contacts,
+        report.buckets,
+        report.records_stored,
+        report.provided.len()
+    );
+    text.extend(report.provided.iter().map(|p| format!("  {}\n", clean(p))));
+    let now = services_api::daemon::now_ms();
+    let mut contacts = Table::new(&[
+        ("CONTACT", Align::Left),
+        ("SEEN", Align::Right),
+        ("FAILURES", Align::Right),
+        ("ADDRESSES", Align::Left),
+    ]);
+    for c in &table.contacts {
+        let seen = format!("{} ago", duration(now.saturating_sub(c.last_seen_ms) / 1000));
+        let failures =
+            colored(if c.failures > 0 { Color::Yellow } else { Color::Plain }, c.failures.to_string());
+        contacts.row(vec![cell(&c.node), cell(seen), failures, cell(c.addresses.join(" "))]);
+    }
+    if table.contacts.is_empty() { text } else { format!("{text}\n{}", contacts.render(palette, "")) }
 }

@@ -46,7 +46,10 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Links => network::links(s).await,
         Verb::Plan => update::plan(s).await,
         Verb::Release(verb) => release::release(s, verb).await,
-        Verb::Update { release, again, watch } => update::update(s, release, again, watch).await,
+        Verb::Update { release, channel, publisher, again, watch } => {
+            let wanted = update::Wanted::new(s, release, channel, publisher)?;
+            update::update(s, &wanted, again, watch).await
+        }
         Verb::Rollback => update::rollback(s).await,
         Verb::Reboot { reason } => update::reboot(s, &reason).await,
         Verb::Poweroff { reason } => update::poweroff(s, &reason).await,

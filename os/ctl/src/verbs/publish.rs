@@ -4,14 +4,13 @@
 //! run finds and does not send again.
 
 use anyhow::{Context, Result, bail};
-use dht_proto::record_types::ChannelHead;
-use dht_proto::{MAX_LIFETIME_MS, Record};
+use dht_proto::Record;
 use os_content_id::Mcid;
-use os_identity::{NodeKey, domain};
 use os_release::SignedRelease;
 
 use super::{Session, release};
 use crate::artifacts::{ArtifactFile, Artifacts, mcid_of_file};
+use crate::channel;
 use crate::cli::ReleasePublish;
 use crate::connect::Remote;
 use crate::key_file;
@@ -30,7 +29,7 @@ pub async fn publish(s: &Session, args: &ReleasePublish) -> Result<()> {
     let files = matching(&s.out, &signed, &artifacts)?;
     let mcid = signed.mcid();
     // Made before anything is sent: a bad channel name should not cost an upload.
-    let record = channel_head(&publisher, &args.channel, &signed, services_api::daemon::now_ms())?;
+    let record = channel::head(&publisher, &args.channel, &signed, services_api::daemon::now_ms())?;
 
     let (sent, taken) = s
         .ask(async |node| {
@@ -118,8 +117,10 @@ async fn upload(
         sent += file.size;
     }
     // Small: sent always, which also announces it anew.
-    let block = signed.encode();
-    same(transfer::put_block(remote, &block, "release.cbor").await?, signed.mcid(), "the release")?;
+    let (block, r) = (signed.encode(), signed.release());
+    // A name of its own: the node keeps the newest content of each name.
+    let name = format!("{}-{}-release.cbor", r.board, r.version);
+    same(transfer::put_block(remote, &block, &name).await?, signed.mcid(), "the release")?;
     Ok(sent + block.len() as u64)
 }
 
@@ -134,31 +135,12 @@ async fn announce(node: &Node, record: &Record) -> Result<u32> {
     node.put_record(&record.to_bytes()).await.context("the channel's head was not taken")
 }
 
-/// The record that says "this is the newest of the channel", signed by the channel's publisher. Later ones win.
-fn channel_head(publisher: &NodeKey, channel: &str, signed: &SignedRelease, now_ms: u64) -> Result<Record> {
-    let fits = channel.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !fits || channel.is_empty() || channel.starts_with('-') || channel.len() > 63 {
-        bail!("`{channel}` is not a channel name: 1 to 63 of a-z, 0-9 and -");
-    }
-    let head = ChannelHead {
-        name: channel.to_string(),
-        release: signed.mcid().to_bytes(),
-        version: signed.release().version.to_string(),
-        seq: now_ms,
-    };
-    let id = publisher.node_id();
-    let statement = head.draft(&id)?.statement(id, now_ms, now_ms, MAX_LIFETIME_MS);
-    let signature = publisher.sign(domain::DHT_RECORD, &statement.signing_bytes());
-    Ok(statement.signed(signature))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::artifacts::tests::sample;
+    use os_identity::NodeKey;
     use os_release::{Artifact, Release, Version};
-
-    const NOW: u64 = 1_800_000_000_000;
 
     fn release_of(artifacts: &Artifacts) -> SignedRelease {
         let artifact = |f: &ArtifactFile| {
@@ -175,25 +157,6 @@ mod tests {
             notes: String::new(),
         })
         .unwrap()
-    }
-
-    #[test]
-    fn the_channel_head_is_a_valid_record_that_a_later_one_replaces() {
-        let dir = tempfile::tempdir().unwrap();
-        sample(dir.path());
-        let signed = release_of(&Artifacts::load(dir.path()).unwrap());
-        let key = NodeKey::from_seed(&[1; 32]);
-        let record = channel_head(&key, "stable", &signed, NOW).unwrap();
-        let read = Record::from_bytes(&record.to_bytes()).unwrap();
-        assert_eq!(read.verify(NOW), Ok(()));
-        let head = ChannelHead::parse(&read.statement.payload).unwrap();
-        assert_eq!((head.name.as_str(), head.version.as_str()), ("stable", "0.2.0"));
-        assert_eq!(Mcid::try_from(head.release.as_slice()), Ok(signed.mcid()));
-        let later = channel_head(&key, "stable", &signed, NOW + 1).unwrap();
-        assert!(later.precedence(&record).is_gt());
-        for bad in ["", "Stable", "a b", "-a", &"x".repeat(64)] {
-            assert!(channel_head(&key, bad, &signed, NOW).is_err(), "{bad}");
-        }
     }
 
     #[test]

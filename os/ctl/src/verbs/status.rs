@@ -7,7 +7,7 @@ use services_api::report::{EventReport, FailedReport, InstallReport, OsReport, T
 
 use super::Session;
 use crate::node::Node;
-use crate::output::{Color, Palette, bar, bytes, clean, duration, print, timestamp};
+use crate::output::{Color, Palette, bar, bytes, clean, duration, one_line, print, timestamp};
 use crate::table::{Align, Table, cell, colored};
 
 const ROUND: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub async fn watch(s: &Session, verdict: Option<Verdict<'_>>) -> Result<()> {
             }
             Err(e) => {
                 if !away && !s.out.json {
-                    print(&format!("the node is away, waiting for it ({})\n", clean(&format!("{e:#}"))));
+                    print(&format!("the node is away, waiting for it ({})\n", one_line(&e)));
                 }
                 away = true;
                 node = None;

@@ -1,19 +1,71 @@
 //! `update`, `rollback`, `reboot`, `poweroff`, `plan`.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
+use dht_proto::record_types::{CHANNEL_HEAD, channel_key};
 use os_content_id::Mcid;
+use os_identity::NodeId;
+use services_api::daemon::now_ms;
 use services_api::report::OsReport;
 
 use super::{Session, status};
+use crate::channel;
+use crate::node::Node;
 use crate::output::clean;
 
-pub async fn update(s: &Session, release: Option<Mcid>, again: bool, watch: bool) -> Result<()> {
-    let before = s.ask(async |n| {
+/// Which release.
+pub enum Wanted {
+    Release(Mcid),
+    Channel {
+        publisher: NodeId,
+        name: String,
+    },
+    /// Whatever the node itself follows.
+    Followed,
+}
+
+impl Wanted {
+    pub fn new(
+        s: &Session,
+        release: Option<Mcid>,
+        channel: Option<String>,
+        publisher: Option<NodeId>,
+    ) -> Result<Self> {
+        Ok(match (release, channel) {
+            (Some(mcid), _) => Wanted::Release(mcid),
+            (None, Some(name)) => {
+                channel::check_name(&name)?;
+                let publisher = publisher.map_or_else(|| s.key().map(|k| k.node_id()), Ok)?;
+                Wanted::Channel { publisher, name }
+            }
+            (None, None) => Wanted::Followed,
+        })
+    }
+
+    async fn find(&self, node: &Node) -> Result<Option<Mcid>> {
+        match self {
+            Wanted::Release(mcid) => Ok(Some(*mcid)),
+            Wanted::Channel { publisher, name } => {
+                let records = node.records(CHANNEL_HEAD, &channel_key(publisher, name)).await?;
+                let (mcid, _) = channel::newest(&records, publisher, name, now_ms()).with_context(|| {
+                    format!("the mesh knows no valid head of channel `{name}` of {publisher}: publish one, it lives 48 h")
+                })?;
+                Ok(Some(mcid))
+            }
+            Wanted::Followed => Ok(None),
+        }
+    }
+}
+
+pub async fn update(s: &Session, wanted: &Wanted, again: bool, watch: bool) -> Result<()> {
+    let begin = s.ask(async |n| {
         let before = n.status().await?;
-        n.install(release, again).await?;
+        match wanted.find(n).await? {
+            Some(mcid) => n.install(mcid, again).await?,
+            None => n.refresh().await?,
+        }
         Ok(before)
     });
-    let before = before.await?;
+    let before = begin.await?;
     if watch {
         return status::watch(s, Some(Box::new(move |now| verdict(&before, now)))).await;
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, anyhow};
+use dht_proto::Record;
 use mesh_transport::{Credentials, close_code};
 use os_content_id::{CHUNK_SIZE, ManifestBuilder, Mcid};
 use os_identity::NodeKey;
@@ -29,6 +30,23 @@ pub struct State {
     pub flip_a_byte: bool,
     pub cut_short: bool,
     pub refuse_puts: bool,
+}
+
+#[derive(serde::Deserialize)]
+struct LookupParams {
+    key: String,
+    record_type: Option<u8>,
+}
+
+#[derive(serde::Serialize)]
+struct LookupAnswer {
+    key: String,
+    records: Vec<FoundRecord>,
+}
+
+#[derive(serde::Serialize)]
+struct FoundRecord {
+    record: String,
 }
 
 pub struct TestNode {
@@ -159,6 +177,14 @@ fn report(call: &Call, s: &mut State) -> Result<Answer> {
             (format!(" {} {}", p.release, p.again), ok(&()))
         }
         "has" => (String::new(), ok(&s.stored.contains_key(&call.params::<String>()?))),
+        "lookup" => {
+            let p: LookupParams = call.params()?;
+            assert_eq!(p.record_type, Some(dht_proto::record_types::CHANNEL_HEAD));
+            let records = s.records.iter().map(|r| Record::from_bytes(r).unwrap());
+            let records = records.filter(|r| r.statement.key.to_string() == p.key);
+            let hex = |r: Record| FoundRecord { record: data_encoding::HEXLOWER.encode(&r.to_bytes()) };
+            (String::new(), ok(&LookupAnswer { key: p.key.clone(), records: records.map(hex).collect() }))
+        }
         "put_record" => {
             s.records.push(call.params()?);
             (String::new(), ok(&1u32))
@@ -189,8 +215,7 @@ async fn put(call: Call, stream: &mut Stream, state: &Mutex<State>) -> Result<()
 
 async fn get(call: Call, stream: &mut Stream, state: &Mutex<State>) -> Result<()> {
     let (name, mut bytes) = state.lock().unwrap().stored[&call.params::<String>()?].clone();
-    let chunk_size = if bytes.len() <= CHUNK_SIZE as usize { 0 } else { CHUNK_SIZE };
-    control::reply(stream, ok(&GetAnswer { name, size: bytes.len() as u64, chunk_size })).await?;
+    control::reply(stream, ok(&GetAnswer { name, size: bytes.len() as u64 })).await?;
     let (flip, cut) = {
         let s = state.lock().unwrap();
         (s.flip_a_byte, s.cut_short)
