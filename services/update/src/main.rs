@@ -1,1 +1,65 @@
-fn main() {}
+//! `update`: writes the inactive slot, runs the gate, answers the owner.
+//!
+//! It never touches the network and never writes the running slot. What a crash leaves behind, by the moment:
+//!
+//! | cut | state | what the next start does |
+//! |---|---|---|
+//! | while fetching or writing | `installing.json`, some chunks in place | installs again, reusing those chunks |
+//! | record written, not armed | `trial.json`, no entry | installs again, nothing left to fetch |
+//! | armed, not rebooted | `trial.json`, entry `+3` | reboots into the trial (at most three times) |
+//! | on trial, before the gate's end | entry counted down | the boot loader counts on; the gate runs anew |
+//! | committed, record not cleared | `trial.json`, entry without counter | clears the record |
+//! | failure recorded, entry not marked | `failed.json`, entry counted down | marks it bad and reboots |
+
+mod after_boot;
+mod assemble;
+mod direct_read;
+mod gate;
+mod install;
+mod links;
+mod node;
+mod owner;
+mod records;
+mod seed;
+#[cfg(test)]
+mod tests;
+mod uki;
+mod updater;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use services_api::mesh::Streams;
+use services_api::{bus, control, daemon};
+
+use crate::links::Links;
+use crate::node::Node;
+use crate::updater::Updater;
+
+const PROTOCOLS: &[(&str, &str)] = &[(control::protocol::OS, "owner")];
+
+fn main() -> Result<()> {
+    daemon::init_logging();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run())
+}
+
+async fn run() -> Result<()> {
+    let node = Node::load().context("cannot learn what booted")?;
+    let listener = bus::listen("update")?;
+    let (streams, events) = Streams::serve(PROTOCOLS);
+    let updater = Arc::new(Updater::new(node, Links::new(streams))?);
+    tracing::info!(
+        "running {} from slot {} ({})",
+        updater.node.boot.version,
+        updater.node.boot.slot,
+        updater.node.boot.entry
+    );
+    tokio::spawn(owner::serve(updater.clone(), events));
+    tokio::spawn(after_boot::settle(updater.clone()));
+    daemon::ready();
+    bus::serve(listener, &[bus::uid::RECONCILER], |builder, _uid| {
+        builder.serve_at("/io/macula/Update", updater::Server(updater.clone()))
+    })
+    .await
+}

@@ -1,0 +1,344 @@
+//! One install, from a verified release to the armed entry. Runs on a thread of its own.
+//!
+//! Order (rule 5): payload, flush, read back and verify, record, flush, then the one small switch write.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use os_bootloader::{Bootloader, DeviceFile, UKI_MAX, Uefi};
+use os_content_id::{CHUNK_SIZE, ChunkList, Hash, hash};
+use os_release::{Artifact, Role, SignedRelease};
+use os_slots::{Entry, InstallPlan, Trial, plan_install};
+
+use crate::assemble::{Local, Progress, Source, Target};
+use crate::direct_read::DirectReader;
+use crate::node::{Node, now_unix};
+use crate::records::{Installed, Records, SeedFiles};
+use crate::uki;
+
+/// What the install shows of itself.
+pub trait Monitor: Progress {
+    fn phase(&mut self, phase: &str, bytes_total: u64);
+}
+
+/// Ids of the peers connected when the install ends, as text.
+pub type Peers<'a> = &'a dyn Fn() -> Vec<String>;
+
+pub struct Install<'a> {
+    pub node: &'a Node,
+    pub records: &'a Records,
+    /// Verified.
+    pub release: &'a SignedRelease,
+    pub source: &'a dyn Source,
+    pub peers: Peers<'a>,
+}
+
+impl Install<'_> {
+    /// Returns the armed entry: from then on a reboot starts the trial.
+    pub fn run(&self, monitor: &mut dyn Monitor) -> Result<Entry> {
+        let (root, uki) = (self.artifact(Role::Root)?, self.artifact(Role::Uki)?);
+        let total = root.size.saturating_add(uki.size);
+        monitor.phase("manifest", total);
+        let (root_list, uki_list) = (self.manifest(root)?, self.manifest(uki)?);
+        let slot_bytes = device_len(&self.node.inactive_root())?;
+        if root.size > slot_bytes || uki.size > UKI_MAX {
+            bail!(
+                "the release does not fit: root {} of {slot_bytes}, UKI {} of {UKI_MAX} bytes",
+                root.size,
+                uki.size
+            );
+        }
+
+        // The small part first: it shows that providers deliver before anything is given up for them.
+        monitor.phase("fetch", total);
+        let part = self.assemble_uki(&uki_list, monitor)?;
+        let verity = uki::check(&part, self.release.release())?;
+
+        let plan = self.clear_slot()?;
+        monitor.phase("compare", total);
+        self.assemble_root(&root_list, monitor)?;
+
+        monitor.phase("verify", total);
+        verify_written(&self.node.inactive_root(), &root_list).context("reading the written root back")?;
+        uki::check_tree(&verity, root.size, |offset, len| read_at(&self.node.inactive_root(), offset, len))?;
+        self.stage_uki(&plan, &uki_list, part)?;
+
+        monitor.phase("switch", total);
+        self.record(&plan, &root_list)?;
+        let entry = self.esp()?.arm(plan.seq)?;
+        let _ = std::fs::remove_file(self.records.uki_part());
+        Ok(entry)
+    }
+
+    fn artifact(&self, role: Role) -> Result<&Artifact> {
+        let artifact = self.release.release().artifact(role);
+        artifact.with_context(|| format!("the release has no {}", role.word()))
+    }
+
+    fn manifest(&self, artifact: &Artifact) -> Result<ChunkList> {
+        let mut tries = 1;
+        let list = loop {
+            match self.source.manifest(&artifact.mcid) {
+                Ok(list) => break list,
+                Err(e) if tries >= 4 => return Err(e),
+                Err(e) => tracing::info!("{e:#}; trying again"),
+            }
+            self.source.pause(tries);
+            tries += 1;
+        };
+        let manifest = list.manifest();
+        if manifest.size != artifact.size || manifest.chunk_size != CHUNK_SIZE {
+            bail!(
+                "the manifest of {} says {} bytes in chunks of {}, the release says {} (chunks are {CHUNK_SIZE})",
+                artifact.role.word(),
+                manifest.size,
+                manifest.chunk_size,
+                artifact.size
+            );
+        }
+        Ok(list)
+    }
+
+    fn esp(&self) -> Result<Uefi<DeviceFile>> {
+        Ok(Uefi::open(DeviceFile::open(&self.node.esp())?)?)
+    }
+
+    /// Plans the install and takes the target slot's entries away: from now on its root is nobody's.
+    fn clear_slot(&self) -> Result<InstallPlan> {
+        let mut esp = self.esp()?;
+        for seq in esp.staged()? {
+            esp.remove_staged(seq)?;
+        }
+        let floor = self.records.highest_seq(&self.node.boot);
+        let plan = plan_install(&esp.entries()?, self.node.boot.seq, floor)?;
+        for entry in &plan.remove {
+            esp.remove(*entry)?;
+        }
+        Ok(plan)
+    }
+
+    fn assemble_root(&self, list: &ChunkList, monitor: &mut dyn Monitor) -> Result<()> {
+        let path = self.node.inactive_root();
+        let file = open_rw(&path)?;
+        let active_path = self.node.active_root();
+        let active =
+            File::open(&active_path).with_context(|| format!("cannot open {}", active_path.display()))?;
+        let len = root_content_len(&active, device_len(&active_path)?);
+        monitor.phase("fetch", self.total());
+        Target { file: &file, list }.assemble(Some(Local { file: &active, len }), self.source, monitor)?;
+        file.sync_all().with_context(|| format!("flushing {}", path.display()))
+    }
+
+    /// Puts the UKI together in a file, so that a power cut costs no chunk and the ESP gets it in one go.
+    fn assemble_uki(&self, list: &ChunkList, monitor: &mut dyn Monitor) -> Result<File> {
+        let path = self.records.uki_part();
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        self.reuse_ukis(list, &file)?;
+        Target { file: &file, list }.assemble(None, self.source, monitor)?;
+        file.set_len(list.manifest().size)?;
+        file.sync_all().context("flushing the UKI")?;
+        Ok(file)
+    }
+
+    /// Copies what the UKIs on the ESP have in common with the new one.
+    fn reuse_ukis(&self, list: &ChunkList, part: &File) -> Result<()> {
+        let mut esp = self.esp()?;
+        for entry in esp.entries()? {
+            let mut sink = ChunkSink::new(list, part);
+            if let Err(e) = esp.read_entry(entry, &mut sink) {
+                tracing::warn!("{entry} cannot be compared: {e}");
+            }
+        }
+        Ok(())
+    }
+
+    fn stage_uki(&self, plan: &InstallPlan, list: &ChunkList, mut part: File) -> Result<()> {
+        part.seek(SeekFrom::Start(0))?;
+        let mut esp = self.esp()?;
+        esp.stage(plan.seq, list.manifest().size, &mut part).context("writing the UKI to the ESP")?;
+        let mut check = CheckSink::new(list);
+        esp.read_staged(plan.seq, &mut check).context("reading the UKI back")?;
+        check.finish().context("the UKI on the ESP is not what was written")
+    }
+
+    /// Everything the next boots need to know, before the switch makes them happen.
+    fn record(&self, plan: &InstallPlan, root_list: &ChunkList) -> Result<()> {
+        let release = self.release.release();
+        let mcid = self.release.mcid().to_string();
+        let installed =
+            Installed { seq: plan.seq, version: release.version.to_string(), release: mcid.clone() };
+        let files = SeedFiles { release: self.release.encode(), root_manifest: root_list.encode() };
+        self.records.set_installed(plan.slot, &installed, &files)?;
+        let peers = (self.peers)();
+        self.records.set_trial(&Trial {
+            seq: plan.seq,
+            slot: plan.slot,
+            release_mcid: mcid,
+            version: release.version.to_string(),
+            from_seq: self.node.boot.seq,
+            from_version: self.node.boot.version.clone(),
+            had_peers: !peers.is_empty(),
+            peers,
+            installed_at_unix: now_unix(),
+            reboots: 1,
+        })?;
+        self.records.clear_intent()
+    }
+
+    fn total(&self) -> u64 {
+        self.release.release().artifacts.iter().map(|a| a.size).sum()
+    }
+}
+
+fn open_rw(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    file.with_context(|| format!("cannot open {}", path.display()))
+}
+
+fn device_len(path: &Path) -> Result<u64> {
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(file.seek(SeekFrom::End(0))?)
+}
+
+fn read_at(path: &Path, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    File::open(path)?
+        .read_exact_at(&mut bytes, offset)
+        .with_context(|| format!("reading {}", path.display()))?;
+    Ok(bytes)
+}
+
+/// How much of a root partition is content: the file system says how long it is, the hash tree adds less than a
+/// hundredth. Not more than the partition, and all of it when it is not EROFS.
+fn root_content_len(file: &File, partition: u64) -> u64 {
+    let mut sb = [0; 40];
+    let magic = 0xe0f5_e1e2u32.to_le_bytes();
+    if file.read_exact_at(&mut sb, 1024).is_err() || sb[..4] != magic || sb[12] > 16 {
+        return partition;
+    }
+    let blocks = u64::from(u32::from_le_bytes([sb[36], sb[37], sb[38], sb[39]]));
+    let data = blocks << sb[12];
+    (data + data / 100 + 64 * 1024).min(partition)
+}
+
+/// Reads the content back from the disk and compares every chunk.
+fn verify_written(path: &Path, list: &ChunkList) -> Result<()> {
+    let chunk = list.manifest().chunk_size;
+    let mut reader = DirectReader::open(path, chunk as usize)?;
+    for (index, wanted) in list.hashes().iter().enumerate() {
+        let len = list.manifest().chunk_len(index as u32).unwrap_or(0) as usize;
+        let offset = index as u64 * u64::from(chunk);
+        let bytes = reader.read(offset, len).with_context(|| format!("chunk {index}"))?;
+        if hash(bytes) != *wanted {
+            bail!(
+                "chunk {index} at byte {offset} does not read back as it was written: the disk may be failing"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Cuts what is written to it into chunks.
+struct Chunks<'a> {
+    list: &'a ChunkList,
+    buf: Vec<u8>,
+    index: usize,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(list: &'a ChunkList) -> Self {
+        Self { list, buf: Vec::with_capacity(list.manifest().chunk_size as usize), index: 0 }
+    }
+
+    fn push(
+        &mut self,
+        mut bytes: &[u8],
+        mut whole: impl FnMut(usize, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let chunk = self.list.manifest().chunk_size as usize;
+        while !bytes.is_empty() {
+            let take = (chunk - self.buf.len()).min(bytes.len());
+            self.buf.extend_from_slice(&bytes[..take]);
+            bytes = &bytes[take..];
+            if self.buf.len() == chunk {
+                whole(self.index, &self.buf)?;
+                self.index += 1;
+                self.buf.clear();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes those chunks of another file that the list has too to where they belong.
+struct ChunkSink<'a> {
+    chunks: Chunks<'a>,
+    places: std::collections::HashMap<Hash, Vec<usize>>,
+    part: &'a File,
+}
+
+impl<'a> ChunkSink<'a> {
+    fn new(list: &'a ChunkList, part: &'a File) -> Self {
+        let mut places: std::collections::HashMap<Hash, Vec<usize>> = Default::default();
+        for (index, hash) in list.hashes().iter().enumerate() {
+            places.entry(*hash).or_default().push(index);
+        }
+        Self { chunks: Chunks::new(list), places, part }
+    }
+}
+
+impl Write for ChunkSink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (places, part) = (&self.places, self.part);
+        let chunk = u64::from(self.chunks.list.manifest().chunk_size);
+        self.chunks.push(bytes, |_, whole| {
+            let mut wanted = places.get(&hash(whole)).into_iter().flatten();
+            wanted.try_for_each(|index| part.write_all_at(whole, *index as u64 * chunk))
+        })?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Compares what is written to it with a list.
+struct CheckSink<'a> {
+    chunks: Chunks<'a>,
+}
+
+impl<'a> CheckSink<'a> {
+    fn new(list: &'a ChunkList) -> Self {
+        Self { chunks: Chunks::new(list) }
+    }
+
+    fn finish(self) -> Result<()> {
+        let Chunks { list, buf, index } = self.chunks;
+        let rest = list.hashes().get(index..).unwrap_or_default();
+        match rest {
+            [] if buf.is_empty() => Ok(()),
+            [last] if hash(&buf) == *last => Ok(()),
+            _ => bail!("it ends after {index} chunks of {}", list.hashes().len()),
+        }
+    }
+}
+
+impl Write for CheckSink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let hashes = self.chunks.list.hashes();
+        self.chunks.push(bytes, |index, whole| match hashes.get(index) {
+            Some(wanted) if hash(whole) == *wanted => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("chunk {index} differs"))),
+        })?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! `control/1`: what the owner asks over the mesh. Mesh lets only the owner's key open such a stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use os_content_id::Mcid;
+use services_api::control::{self, Answer, Call, ok};
+use services_api::mesh::{Incoming, MeshEvent};
+use services_api::report::{
+    InstallParams, KillParams, LogLine, LogsParams, PowerParams, ProbeResult, UnitParams,
+};
+use tokio::sync::mpsc;
+
+use crate::links::from_json;
+use crate::updater::Updater;
+
+/// A stream that is not done by then is closed.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+const LOG_LINES_MAX: u32 = 4_000;
+
+pub async fn serve(updater: Arc<Updater>, mut events: mpsc::Receiver<MeshEvent>) {
+    while let Some(event) = events.recv().await {
+        if let MeshEvent::Stream(incoming) = event {
+            tokio::spawn(serve_stream(updater.clone(), incoming));
+        }
+    }
+}
+
+async fn serve_stream(updater: Arc<Updater>, incoming: Incoming) {
+    let peer = incoming.peer;
+    let work = control::serve_one(incoming.stream, |call, stream| async move {
+        (answer(&updater, &call, &peer.short()).await, stream)
+    });
+    match tokio::time::timeout(CALL_TIMEOUT, work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => tracing::warn!("a call by {peer} failed: {e:#}"),
+        Err(_) => tracing::warn!("a call by {peer} took too long"),
+    }
+}
+
+async fn answer(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer> {
+    let links = &updater.links;
+    match call.method.as_str() {
+        "status" => ok(&updater.status().await),
+        "units" => ok(&links.units().await?),
+        "logs" => {
+            let p: LogsParams = call.params()?;
+            let text = links.supervisor().await?.logs(&p.unit, p.max_lines.min(LOG_LINES_MAX)).await?;
+            ok(&from_json::<Vec<LogLine>>(&text)?)
+        }
+        "probe" => {
+            let p: UnitParams = call.params()?;
+            ok(&from_json::<Vec<ProbeResult>>(&links.supervisor().await?.probe(&p.unit).await?)?)
+        }
+        _ => {
+            tracing::info!("{who} orders {}", call.method);
+            act(updater, call).await
+        }
+    }
+}
+
+/// What changes something.
+async fn act(updater: &Arc<Updater>, call: &Call) -> Result<Answer> {
+    let links = &updater.links;
+    match call.method.as_str() {
+        "install" => {
+            let p: InstallParams = call.params()?;
+            let mcid: Mcid = p.release.parse().context("the release's name")?;
+            updater.install(mcid, p.again).await?;
+        }
+        "rollback" => updater.rollback().await?,
+        "kill" => {
+            let p: KillParams = call.params()?;
+            links.supervisor().await?.kill(&p.unit, p.signal).await?;
+        }
+        "restart" => {
+            let p: UnitParams = call.params()?;
+            links.supervisor().await?.restart(&p.unit).await?;
+        }
+        "reboot" => {
+            let p: PowerParams = call.params()?;
+            links.supervisor().await?.reboot(&p.reason).await?;
+        }
+        "poweroff" => {
+            let p: PowerParams = call.params()?;
+            links.supervisor().await?.poweroff(&p.reason).await?;
+        }
+        _ => return Err(call.unknown()),
+    }
+    ok(&())
+}

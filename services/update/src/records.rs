@@ -1,0 +1,174 @@
+//! What this service remembers across power cuts: small checksummed files in `/state/update`.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use os_slots::{BootInfo, FailedRelease, FailedReleases, Slot, Trial};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use services_api::durable;
+use services_api::report::EventReport;
+
+use crate::node::now_unix;
+
+const EVENTS_MAX: usize = 32;
+
+/// An install that has been asked for and is neither armed nor given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Text of the release's MCID.
+    pub release: String,
+    pub again: bool,
+}
+
+/// What a slot holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    pub seq: u32,
+    pub version: String,
+    /// Text of the release's MCID.
+    pub release: String,
+}
+
+/// The bytes that a slot's seed needs: the release and the manifest of its root.
+pub struct SeedFiles {
+    pub release: Vec<u8>,
+    pub root_manifest: Vec<u8>,
+}
+
+pub struct Records {
+    dir: PathBuf,
+    events: Mutex<Vec<EventReport>>,
+}
+
+impl Records {
+    pub fn open(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let records = Self { dir: dir.to_path_buf(), events: Mutex::default() };
+        let events = records.read("events").unwrap_or_default();
+        Ok(Self { events: Mutex::new(events), ..records })
+    }
+
+    pub fn trial(&self) -> Option<Trial> {
+        self.read("trial")
+    }
+
+    pub fn set_trial(&self, trial: &Trial) -> Result<()> {
+        self.write("trial", trial)
+    }
+
+    pub fn clear_trial(&self) -> Result<()> {
+        self.remove("trial")
+    }
+
+    pub fn intent(&self) -> Option<Intent> {
+        self.read("installing")
+    }
+
+    pub fn set_intent(&self, intent: &Intent) -> Result<()> {
+        self.write("installing", intent)
+    }
+
+    pub fn clear_intent(&self) -> Result<()> {
+        if self.intent().is_none() { Ok(()) } else { self.remove("installing") }
+    }
+
+    pub fn failed(&self) -> FailedReleases {
+        self.read("failed").unwrap_or_default()
+    }
+
+    pub fn record_failure(&self, failure: FailedRelease) -> Result<()> {
+        let mut failed = self.failed();
+        failed.record(failure);
+        self.write("failed", &failed)
+    }
+
+    /// What a slot holds, if `seq` is what was installed there last.
+    pub fn installed(&self, slot: Slot, seq: u32) -> Option<Installed> {
+        self.read(&format!("slot-{slot}")).filter(|i: &Installed| i.seq == seq)
+    }
+
+    pub fn set_installed(&self, slot: Slot, installed: &Installed, files: &SeedFiles) -> Result<()> {
+        self.write_bytes(&format!("slot-{slot}.release"), &files.release)?;
+        self.write_bytes(&format!("slot-{slot}.manifest"), &files.root_manifest)?;
+        self.write(&format!("slot-{slot}"), installed)
+    }
+
+    pub fn seed_files(&self, slot: Slot) -> Option<SeedFiles> {
+        Some(SeedFiles {
+            release: durable::read(&self.dir.join(format!("slot-{slot}.release")))?,
+            root_manifest: durable::read(&self.dir.join(format!("slot-{slot}.manifest")))?,
+        })
+    }
+
+    /// The highest install sequence number that anything here or in the evidence mentions.
+    pub fn highest_seq(&self, boot: &BootInfo) -> u32 {
+        let slots = [Slot::A, Slot::B].map(|s| self.read::<Installed>(&format!("slot-{s}")).map(|i| i.seq));
+        let known = slots.into_iter().flatten().chain(self.trial().map(|t| t.seq));
+        let failed = self.failed();
+        let failed = failed.iter().map(|f| f.seq);
+        known.chain(failed).chain(boot.evidence.iter().map(|e| e.seq)).max().unwrap_or(0)
+    }
+
+    pub fn events(&self) -> Vec<EventReport> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers what happened. The same event again only moves the time, so that a retry every minute does not push
+    /// everything else out (nor wear the disk).
+    pub fn event(&self, kind: &str, text: impl Into<String>) {
+        let text = text.into();
+        tracing::info!("{kind}: {text}");
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = events.last_mut().filter(|e| e.kind == kind && e.text == text) {
+            last.at_unix = now_unix();
+            return;
+        }
+        events.push(EventReport { at_unix: now_unix(), kind: kind.into(), text });
+        let surplus = events.len().saturating_sub(EVENTS_MAX);
+        events.drain(..surplus);
+        if let Err(e) = self.write("events", &*events) {
+            tracing::warn!("event is not kept: {e:#}");
+        }
+    }
+
+    /// Where a UKI is put together before it goes to the ESP.
+    pub fn uki_part(&self) -> PathBuf {
+        self.dir.join("uki.part")
+    }
+
+    /// Whether the state partition takes and gives back what is written. Only for the gate: it writes.
+    pub fn state_is_intact(&self, boot_id: &str) -> bool {
+        let path = self.path("gate");
+        let intact = durable::write(&path, boot_id.as_bytes()).is_ok()
+            && durable::read(&path).is_some_and(|b| b == boot_id.as_bytes());
+        intact && durable::remove(&path).is_ok()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.json"))
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let bytes = durable::read(&self.path(name))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| {
+                tracing::error!("{name}.json is intact but not understood, so it is passed over: {e}")
+            })
+            .ok()
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(value)?;
+        durable::write(&self.path(name), &bytes).with_context(|| format!("cannot write {name}.json"))
+    }
+
+    fn write_bytes(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        durable::write(&self.dir.join(name), bytes).with_context(|| format!("cannot write {name}"))
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        durable::remove(&self.path(name)).with_context(|| format!("cannot remove {name}.json"))
+    }
+}

@@ -1,0 +1,37 @@
+//! The slot is the seed: a committed release is offered to neighbours out of the running root partition.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::records::Installed;
+use crate::updater::Updater;
+
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// Offers for ever, anew after each restart of the content service.
+pub async fn keep_offered(updater: Arc<Updater>, installed: Installed) {
+    loop {
+        match offer(&updater).await {
+            Ok(connection) => {
+                tracing::info!("{} is offered to neighbours out of its slot", installed.version);
+                connection.closed().await;
+            }
+            Err(e) => {
+                tracing::warn!("{} is not offered to neighbours: {e:#}", installed.version);
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+async fn offer(updater: &Updater) -> Result<zbus::Connection> {
+    let files = updater.records.seed_files(updater.node.boot.slot).context("the slot's records are gone")?;
+    let connection = updater.links.content_connection().await?;
+    let content = updater.links.content().await?;
+    content.put(&files.release).await.context("the release statement")?;
+    let path = updater.node.active_root_for_content();
+    content.offer(&files.root_manifest, &path.to_string_lossy()).await.context("the root")?;
+    Ok(connection)
+}

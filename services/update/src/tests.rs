@@ -1,0 +1,493 @@
+//! The service against stand-ins for its neighbours on real D-Bus sockets, with files as devices: from the owner's order
+//! over the armed entry to commit, failure and fallback.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Cursor, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use os_bootloader::{Bootloader, DeviceFile, Uefi};
+use os_config::Config;
+use os_content_id::{CHUNK_SIZE, ChunkList, ManifestBuilder, Mcid};
+use os_identity::NodeKey;
+use os_release::{Artifact, Release, Role, SignedRelease, Version};
+use os_slots::{BootInfo, Entry, Evidence, Slot, slot_of_seq};
+use services_api::mesh::Streams;
+use services_api::report::{ContentReport, TransferReport, UnitReport};
+use services_api::{bus, mesh};
+use sha2::{Digest, Sha256};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+
+use crate::after_boot;
+use crate::links::Links;
+use crate::node::Node;
+use crate::updater::{Standing, Updater};
+
+const BOARD: &str = "x86-generic";
+const DATA_BLOCKS: usize = 200;
+
+/// Everything that the content service can be asked for.
+#[derive(Default)]
+struct Shelf {
+    raw: HashMap<Vec<u8>, Vec<u8>>,
+    large: HashMap<Vec<u8>, (ChunkList, Vec<u8>)>,
+    /// Chunks delivered before every stream ends; `usize::MAX` when all is well.
+    chunks_left: usize,
+    fetched: u64,
+    offered: Vec<String>,
+}
+
+struct FakeContent(Arc<Mutex<Shelf>>);
+
+#[zbus::interface(name = "io.macula.Content1")]
+impl FakeContent {
+    fn get(&self, mcid: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {
+        let shelf = self.0.lock().unwrap();
+        shelf.raw.get(&mcid).cloned().ok_or_else(|| zbus::fdo::Error::Failed("nobody has it".into()))
+    }
+
+    fn manifest(&self, mcid: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {
+        let shelf = self.0.lock().unwrap();
+        let found = shelf.large.get(&mcid).map(|(list, _)| list.encode());
+        found.ok_or_else(|| zbus::fdo::Error::Failed("nobody has it".into()))
+    }
+
+    fn fetch(&self, mcid: Vec<u8>, chunks: Vec<u32>) -> zbus::fdo::Result<zbus::OwnedFd> {
+        let mut shelf = self.0.lock().unwrap();
+        let content = shelf.large[&mcid].1.clone();
+        let count = chunks.len().min(shelf.chunks_left);
+        if shelf.chunks_left != usize::MAX {
+            shelf.chunks_left -= count;
+        }
+        let mut bytes = Vec::new();
+        for index in &chunks[..count] {
+            let from = *index as usize * CHUNK_SIZE as usize;
+            bytes.extend_from_slice(&content[from..(from + CHUNK_SIZE as usize).min(content.len())]);
+        }
+        shelf.fetched += bytes.len() as u64;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || (&ours).write_all(&bytes));
+        Ok(std::os::fd::OwnedFd::from(theirs).into())
+    }
+
+    fn put(&self, block: Vec<u8>) -> Vec<u8> {
+        Mcid::of_raw(&block).to_bytes().to_vec()
+    }
+
+    fn offer(&self, manifest: Vec<u8>, path: String) -> zbus::fdo::Result<()> {
+        ChunkList::decode_any(&manifest).map_err(bus::failed)?;
+        self.0.lock().unwrap().offered.push(path);
+        Ok(())
+    }
+
+    fn report(&self) -> String {
+        let shelf = self.0.lock().unwrap();
+        let transfers = shelf.large.values().map(|(list, _)| TransferReport {
+            mcid: list.mcid().to_string(),
+            from: vec![("did:key:neighbour".into(), shelf.fetched / shelf.large.len() as u64)],
+            error: "the only provider went away".into(),
+            ..Default::default()
+        });
+        serde_json::to_string(&ContentReport { transfers: transfers.collect(), ..Default::default() })
+            .unwrap()
+    }
+}
+
+struct FakeSupervisor {
+    mesh_state: &'static str,
+    reboots: mpsc::UnboundedSender<String>,
+}
+
+#[zbus::interface(name = "io.macula.Supervisor1")]
+impl FakeSupervisor {
+    fn units(&self) -> String {
+        let unit = |name: &str, state: &str| UnitReport {
+            name: name.into(),
+            state: state.into(),
+            required: true,
+            pid: 7,
+            ..Default::default()
+        };
+        serde_json::to_string(&[unit("mesh", self.mesh_state), unit("update", "ready")]).unwrap()
+    }
+
+    fn logs(&self, unit: String, _max: u32) -> String {
+        format!(r#"[{{"at_ms":5,"unit":"{unit}","priority":3,"text":"cannot bind"}}]"#)
+    }
+
+    fn reboot(&self, reason: String) {
+        let _ = self.reboots.send(reason);
+    }
+}
+
+struct FakeMesh;
+
+#[zbus::interface(name = "io.macula.Mesh1")]
+impl FakeMesh {
+    fn serve(&self, _protocol: String, _access: String) {}
+
+    fn peers(&self) -> String {
+        format!(r#"[{{"node":"{}","connected":true}}]"#, NodeKey::from_seed(&[9; 32]).node_id())
+    }
+
+    fn ping(&self, node: Vec<u8>, _timeout_ms: u32) -> zbus::fdo::Result<u64> {
+        bus::node_id(&node).map(|_| 42)
+    }
+}
+
+/// A node's devices and neighbours.
+struct World {
+    dir: tempfile::TempDir,
+    shelf: Arc<Mutex<Shelf>>,
+    reboots: mpsc::UnboundedReceiver<String>,
+    key: NodeKey,
+}
+
+/// One at a time: the sockets' place is an environment variable.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+impl World {
+    fn new(mesh_state: &'static str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // SAFETY: TURN lets one test run at a time, and nothing else in this process reads the environment meanwhile.
+        unsafe { std::env::set_var("MACULA_RUN_DIR", dir.path()) };
+        let devices = dir.path().join("dev/update");
+        std::fs::create_dir_all(&devices).unwrap();
+        std::fs::write(devices.join("esp"), esp_image()).unwrap();
+        std::fs::write(devices.join("active-root"), root(1).0).unwrap();
+        File::create(devices.join("inactive-root")).unwrap().set_len(4 << 20).unwrap();
+
+        let shelf = Arc::new(Mutex::new(Shelf { chunks_left: usize::MAX, ..Default::default() }));
+        let (sender, reboots) = mpsc::unbounded_channel();
+        let content = shelf.clone();
+        serve(dir.path(), "content", move |b| b.serve_at("/io/macula/Content", FakeContent(content.clone())));
+        serve(dir.path(), "supervisor", move |b| {
+            b.serve_at("/io/macula/Supervisor", FakeSupervisor { mesh_state, reboots: sender.clone() })
+        });
+        serve(dir.path(), "mesh", |b| b.serve_at("/io/macula/Mesh", FakeMesh));
+        Self { dir, shelf, reboots, key: NodeKey::from_seed(&[1; 32]) }
+    }
+
+    fn device(&self, role: &str) -> PathBuf {
+        self.dir.path().join("dev/update").join(role)
+    }
+
+    fn esp(&self) -> Uefi<DeviceFile> {
+        Uefi::open(DeviceFile::open(&self.device("esp")).unwrap()).unwrap()
+    }
+
+    fn entries(&self) -> Vec<String> {
+        self.esp().entries().unwrap().iter().map(Entry::to_string).collect()
+    }
+
+    /// The service as it starts after the boot loader chose `entry`.
+    fn boot(&self, entry: &str, evidence: Vec<Evidence>) -> Arc<Updater> {
+        let entry: Entry = entry.parse().unwrap();
+        let boot = BootInfo {
+            entry,
+            seq: entry.seq,
+            slot: entry.slot(),
+            trial: entry.tries.is_some(),
+            tries_left: entry.tries.map(|t| t.left),
+            version: if entry.seq == 1 { "0.1.0" } else { "0.2.0" }.into(),
+            board: BOARD.into(),
+            root_hash: String::new(),
+            boot_id: "boot".into(),
+            disk: "/d".into(),
+            esp: "/d1".into(),
+            root_a: "/d2".into(),
+            root_b: "/d3".into(),
+            state: "/d4".into(),
+            first_boot: false,
+            evidence,
+        };
+        let mut config = Config::default();
+        config.update.release_keys = vec![self.key.node_id()];
+        // Time counts from the machine's boot: a failing gate fails at once, a good one passes at once.
+        (config.gate.timeout_s, config.gate.steady_s) = (1, 0);
+        let node = Node::new(boot, config, bus::run_dir(), self.dir.path().join("state")).unwrap();
+        let (streams, events) = Streams::serve(&[("control/1", "owner")]);
+        tokio::spawn(ignore(events));
+        let updater = Arc::new(Updater::new(node, Links::new(streams)).unwrap());
+        tokio::spawn(after_boot::settle(updater.clone()));
+        updater
+    }
+
+    /// Puts a release on the shelf.
+    fn publish(&self, change: impl FnOnce(&mut Release), keys: &[&NodeKey]) -> Mcid {
+        let ((root, verity_root, salt), size_hint) = (root(2), DATA_BLOCKS);
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let mut uki = crate::uki::tests::with_cmdline(&format!(
+            "macula.verity={},{},{size_hint} macula.version=0.2.0 macula.board={BOARD}",
+            hex(&verity_root),
+            hex(&salt),
+        ));
+        uki.resize(600_000, 0x5a);
+        let artifact = |role, bytes: &[u8], verity_root| {
+            let mut builder = ManifestBuilder::new("artifact");
+            builder.update(bytes);
+            let list = builder.finish().unwrap();
+            let mcid = list.mcid();
+            self.shelf.lock().unwrap().large.insert(mcid.to_bytes().to_vec(), (list, bytes.to_vec()));
+            Artifact { role, mcid, size: bytes.len() as u64, verity_root }
+        };
+        let mut release = Release {
+            board: BOARD.into(),
+            version: Version::new(0, 2, 0),
+            min_version: Version::new(0, 1, 0),
+            artifacts: vec![artifact(Role::Root, &root, Some(verity_root)), artifact(Role::Uki, &uki, None)],
+            created_unix: 1,
+            expires_unix: u64::MAX,
+            notes: String::new(),
+        };
+        change(&mut release);
+        let mut signed = SignedRelease::create(release).unwrap();
+        keys.iter().for_each(|k| signed.sign(k).unwrap());
+        self.put(signed.encode())
+    }
+
+    fn put(&self, bytes: Vec<u8>) -> Mcid {
+        let mcid = Mcid::of_raw(&bytes);
+        self.shelf.lock().unwrap().raw.insert(mcid.to_bytes().to_vec(), bytes);
+        mcid
+    }
+
+    async fn next_reboot(&mut self) -> String {
+        tokio::time::timeout(Duration::from_secs(60), self.reboots.recv()).await.unwrap().unwrap()
+    }
+
+    /// What systemd-boot does before it starts an entry on trial.
+    fn count_down(&self, from: &str, to: &str) {
+        let file = File::options().read(true).write(true).open(self.device("esp")).unwrap();
+        let fs = fatfs::FileSystem::new(file, fatfs::FsOptions::new()).unwrap();
+        let dir = fs.root_dir().open_dir("EFI/Linux").unwrap();
+        dir.rename(from, &dir, to).unwrap();
+    }
+
+    /// The update is installed and the boot loader has started it.
+    async fn on_trial(&mut self) -> (Arc<Updater>, Mcid) {
+        let updater = self.boot("macula-000001.efi", vec![]);
+        settled(&updater).await;
+        let mcid = self.publish(|_| {}, &[&self.key]);
+        updater.install(mcid, false).await.unwrap();
+        assert_eq!(self.next_reboot().await, "trial of 0.2.0");
+        assert_eq!(self.entries(), ["macula-000002+3.efi", "macula-000001.efi"]);
+        self.count_down("macula-000002+3.efi", "macula-000002+2-1.efi");
+        (self.boot("macula-000002+2-1.efi", vec![]), mcid)
+    }
+}
+
+async fn ignore(mut events: mpsc::Receiver<mesh::MeshEvent>) {
+    while events.recv().await.is_some() {}
+}
+
+fn serve<F>(dir: &Path, name: &str, add: F)
+where
+    F: Fn(zbus::connection::Builder<'static>) -> zbus::connection::Builder<'static> + Send + Sync + 'static,
+{
+    let listener = UnixListener::bind(dir.join(format!("{name}.sock"))).unwrap();
+    tokio::spawn(async move { bus::serve(listener, &[], move |b, _| add(b)).await });
+}
+
+async fn settled(updater: &Arc<Updater>) {
+    for _ in 0..600 {
+        if updater.standing() == Standing::Settled {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not settled: {:?}, {:?}", updater.standing(), updater.records.events());
+}
+
+/// Data blocks, then a "tree" of one block; the second half of the data is the same in every version.
+fn root(version: u8) -> (Vec<u8>, [u8; 32], Vec<u8>) {
+    let mut bytes: Vec<u8> = (0..DATA_BLOCKS * 4096).map(|i| (i / 1000) as u8).collect();
+    bytes[..2 * CHUNK_SIZE as usize].fill(version);
+    let salt = vec![7; 32];
+    bytes.extend_from_slice(&[version; 4096]);
+    let root = Sha256::new().chain_update(&salt).chain_update([version; 4096]).finalize();
+    (bytes, root.as_slice().try_into().unwrap(), salt)
+}
+
+fn esp_image() -> Vec<u8> {
+    let mut bytes = vec![0; 36 << 20];
+    let options = fatfs::FormatVolumeOptions::new().bytes_per_cluster(512).fat_type(fatfs::FatType::Fat32);
+    fatfs::format_volume(Cursor::new(&mut bytes), options).unwrap();
+    {
+        let fs = fatfs::FileSystem::new(Cursor::new(&mut bytes), fatfs::FsOptions::new()).unwrap();
+        fs.root_dir().create_dir("EFI").unwrap();
+        let dir = fs.root_dir().create_dir("EFI/Linux").unwrap();
+        dir.create_file("macula-000001.efi").unwrap().write_all(b"old").unwrap();
+    }
+    bytes
+}
+
+fn has_event(updater: &Updater, kind: &str, part: &str) -> bool {
+    updater.records.events().iter().any(|e| e.kind == kind && e.text.contains(part))
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_update_is_installed_tried_committed_and_offered() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new("ready");
+    let (updater, mcid) = world.on_trial().await;
+    let (wanted, ..) = root(2);
+    let mut written = vec![0; wanted.len()];
+    File::open(world.device("inactive-root")).unwrap().read_exact(&mut written).unwrap();
+    assert!(written == wanted);
+    assert!(has_event(&updater, "installed", "from did:key:neighbour"), "{:?}", updater.records.events());
+    // The third of the root's four chunks is in the running slot.
+    let changed = wanted.len() as u64 - u64::from(CHUNK_SIZE);
+    assert_eq!(world.shelf.lock().unwrap().fetched, changed + 600_000);
+
+    settled(&updater).await;
+    assert_eq!(world.entries(), ["macula-000002.efi", "macula-000001.efi"]);
+    assert!(updater.records.trial().is_none() && has_event(&updater, "committed", "0.2.0 in slot B"));
+    let status = updater.status().await;
+    assert_eq!((status.release, status.trial, status.slot.as_str()), (mcid.to_string(), None, "B"));
+    for _ in 0..100 {
+        if !world.shelf.lock().unwrap().offered.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(world.shelf.lock().unwrap().offered[0].ends_with("dev/content/root-b"));
+
+    updater.rollback().await.unwrap();
+    assert_eq!(world.next_reboot().await, "rollback by order");
+    assert_eq!(world.entries(), ["macula-000001.efi", "macula-000002+0-3.efi"]);
+    assert!(updater.records.failed().find(&mcid.to_string()).is_some());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_release_whose_mesh_never_comes_up_is_left_and_not_tried_again() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new("starting");
+    let (updater, mcid) = world.on_trial().await;
+    assert!(world.next_reboot().await.contains("mesh (starting)"));
+    assert_eq!(world.entries(), ["macula-000001.efi", "macula-000002+0-1.efi"]);
+    drop(updater);
+
+    let updater = world.boot("macula-000001.efi", vec![]);
+    settled(&updater).await;
+    let status = updater.status().await;
+    assert_eq!(status.failed_releases.len(), 1);
+    assert!(status.failed_releases[0].reason.contains("mesh"), "{status:?}");
+    assert!(status.failed_releases[0].log_tail.iter().any(|l| l.contains("cannot bind")));
+    let refusal = updater.install(mcid, false).await.unwrap_err().to_string();
+    assert!(refusal.contains("failed here before"), "{refusal}");
+    updater.install(mcid, true).await.unwrap();
+    assert_eq!(world.next_reboot().await, "trial of 0.2.0");
+    assert_eq!(world.entries(), ["macula-000004+3.efi", "macula-000001.efi"]);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn refusals_say_which_and_write_no_switch() {
+    let _turn = TURN.lock().await;
+    let world = World::new("ready");
+    let updater = world.boot("macula-000001.efi", vec![]);
+    settled(&updater).await;
+    let before = std::fs::read(world.device("esp")).unwrap();
+    let stranger = NodeKey::from_seed(&[66; 32]);
+    let good = {
+        let mcid = world.publish(|_| {}, &[&world.key]);
+        world.shelf.lock().unwrap().raw[&mcid.to_bytes().to_vec()].clone()
+    };
+    let mut flipped = good.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let cases = [
+        (world.publish(|_| {}, &[&stranger]), "not enough signatures"),
+        (world.put(flipped), "wrong signature"),
+        (world.publish(|r| r.board = "rpi5".into(), &[&world.key]), "wrong board"),
+        (world.publish(|r| r.version = Version::new(0, 0, 9), &[&world.key]), "older version"),
+        (world.publish(|r| r.expires_unix = 2, &[&world.key]), "expired"),
+        (world.put(good[..good.len() / 2].to_vec()), "truncated"),
+        (Mcid::of_raw(b"nobody has this"), "cannot be fetched"),
+    ];
+    for (mcid, words) in cases {
+        let error = format!("{:#}", updater.install(mcid, false).await.unwrap_err());
+        assert!(error.contains(words), "{error}");
+        assert!(has_event(&updater, "refused", words));
+    }
+    assert!(std::fs::read(world.device("esp")).unwrap() == before);
+    assert!(updater.records.intent().is_none());
+    assert!(std::fs::read(world.device("inactive-root")).unwrap().iter().all(|b| *b == 0));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_interrupted_install_goes_on_with_what_it_has() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new("ready");
+    let updater = world.boot("macula-000001.efi", vec![]);
+    settled(&updater).await;
+    let mcid = world.publish(|_| {}, &[&world.key]);
+    // The stream ends after the UKI and one chunk of the root; the intent is what a power cut would leave.
+    world.shelf.lock().unwrap().chunks_left = 4;
+    updater.install(mcid, false).await.unwrap();
+    let fetched = 600_000 + u64::from(CHUNK_SIZE);
+    for _ in 0..200 {
+        if world.shelf.lock().unwrap().fetched == fetched {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let intent = updater.records.intent().unwrap();
+    assert_eq!(intent.release, mcid.to_string());
+    assert_eq!(world.entries(), ["macula-000001.efi"]);
+
+    world.shelf.lock().unwrap().chunks_left = usize::MAX;
+    assert_eq!(world.next_reboot().await, "trial of 0.2.0");
+    let rest = root(2).0.len() as u64 - 2 * u64::from(CHUNK_SIZE);
+    assert_eq!(world.shelf.lock().unwrap().fetched, fetched + rest);
+    assert!(updater.records.intent().is_none());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn power_cuts_around_the_switch_are_finished() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new("ready");
+    let updater = world.boot("macula-000001.efi", vec![]);
+    settled(&updater).await;
+    let mcid = world.publish(|_| {}, &[&world.key]);
+    updater.install(mcid, false).await.unwrap();
+    world.next_reboot().await;
+
+    // Armed, but the boot loader was not reached.
+    world.boot("macula-000001.efi", vec![]);
+    assert_eq!(world.next_reboot().await, "trial of 0.2.0");
+    // Recorded, but not armed: as if the switch had not been written.
+    world.esp().remove("macula-000002+3.efi".parse().unwrap()).unwrap();
+    let fetched = world.shelf.lock().unwrap().fetched;
+    world.boot("macula-000001.efi", vec![]);
+    assert_eq!(world.next_reboot().await, "trial of 0.2.0");
+    assert_eq!(world.entries(), ["macula-000004+3.efi", "macula-000001.efi"]);
+    // The UKI's own file is gone by then; the root is all there.
+    assert_eq!(world.shelf.lock().unwrap().fetched, fetched + 600_000);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_corrupt_committed_slot_is_marked_once_the_fallback_has_proved_itself() {
+    let _turn = TURN.lock().await;
+    let world = World::new("ready");
+    world.esp().stage(2, 3, &mut &b"new"[..]).unwrap();
+    let armed = world.esp().arm(2).unwrap();
+    world.esp().commit(armed).unwrap();
+    let evidence = Evidence {
+        boot_id: "earlier".into(),
+        seq: 2,
+        slot: slot_of_seq(2),
+        stage: "verity".into(),
+        reason: "data block 9 is corrupted".into(),
+        log_tail: vec![],
+        at_unix: 1,
+    };
+    assert_eq!(evidence.slot, Slot::B);
+    let updater = world.boot("macula-000001.efi", vec![evidence]);
+    settled(&updater).await;
+    assert_eq!(world.entries(), ["macula-000001.efi", "macula-000002+0-3.efi"]);
+    assert!(has_event(&updater, "corruption", "data block 9 is corrupted"));
+}

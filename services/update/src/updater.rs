@@ -1,0 +1,384 @@
+//! The service's state, and the three things that can be asked of it: status, install, rollback.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use os_bootloader::{Bootloader, DeviceFile, Uefi};
+use os_content_id::Mcid;
+use os_release::{Expected, ReleaseError, SignedRelease};
+use os_slots::{Entry, FailedRelease};
+use services_api::bus;
+use services_api::report::{FailedReport, InstallReport, OsReport, TrialReport};
+use tokio::sync::OnceCell;
+
+use crate::assemble::Progress;
+use crate::install::{Install, Monitor};
+use crate::links::{ContentSource, Links, reboot};
+use crate::node::{Node, now_unix, uptime_ms};
+use crate::records::{Intent, Records};
+
+/// How often an install asks who delivered what.
+const ASK_FROM_EVERY: Duration = Duration::from_secs(1);
+
+/// What this boot is busy with; an install may begin only when settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// What booted is not judged yet.
+    Starting,
+    Settled,
+    OnTrial,
+    /// Another slot was left; this one has to prove itself first.
+    FellBack,
+    Installing,
+    Rebooting,
+}
+
+pub struct Updater {
+    pub node: Node,
+    pub records: Records,
+    pub links: Links,
+    standing: Mutex<Standing>,
+    installing: Mutex<Option<InstallReport>>,
+    gate: Mutex<String>,
+    node_id: OnceCell<String>,
+    /// One at a time on the ESP.
+    esp: Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Updater {
+    pub fn new(node: Node, links: Links) -> Result<Self> {
+        let records = Records::open(&node.state_dir)?;
+        Ok(Self {
+            node,
+            records,
+            links,
+            standing: Mutex::new(Standing::Starting),
+            installing: Mutex::default(),
+            gate: Mutex::default(),
+            node_id: OnceCell::new(),
+            esp: Mutex::default(),
+        })
+    }
+
+    pub fn set_standing(&self, standing: Standing) {
+        *lock(&self.standing) = standing;
+    }
+
+    pub fn standing(&self) -> Standing {
+        lock(&self.standing).clone()
+    }
+
+    pub fn set_gate(&self, text: impl Into<String>) {
+        *lock(&self.gate) = text.into();
+    }
+
+    /// Works on the ESP, off the main loop.
+    pub async fn esp<T, F>(self: &Arc<Self>, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut dyn Bootloader) -> os_bootloader::Result<T> + Send + 'static,
+    {
+        let updater = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let _one = lock(&updater.esp);
+            let mut esp = Uefi::open(DeviceFile::open(&updater.node.esp())?)?;
+            Ok(work(&mut esp)?)
+        })
+        .await?
+    }
+
+    pub async fn entries(self: &Arc<Self>) -> Result<Vec<Entry>> {
+        self.esp(|esp| esp.entries()).await
+    }
+
+    pub async fn status(self: &Arc<Self>) -> OsReport {
+        let boot = &self.node.boot;
+        let node = self.node_id.get_or_try_init(|| self.links.node_id()).await;
+        let entries = self.entries().await.unwrap_or_default();
+        let installed = self.records.installed(boot.slot, boot.seq);
+        let release = installed.map(|i| i.release).unwrap_or_default();
+        let trial = boot.trial && self.standing() != Standing::Settled;
+        OsReport {
+            node: node.cloned().unwrap_or_default(),
+            name: self.node.config.name.clone(),
+            board: boot.board.clone(),
+            version: boot.version.clone(),
+            slot: boot.slot.to_string(),
+            seq: boot.seq,
+            entries: entries.iter().map(Entry::to_string).collect(),
+            uptime_s: uptime_ms() / 1000,
+            boot_id: boot.boot_id.clone(),
+            trial: trial.then(|| TrialReport {
+                version: boot.version.clone(),
+                release: release.clone(),
+                slot: boot.slot.to_string(),
+                tries_left: boot.tries_left.unwrap_or(0),
+                gate: lock(&self.gate).clone(),
+            }),
+            installing: lock(&self.installing).clone(),
+            events: self.records.events(),
+            failed_releases: self.records.failed().iter().map(failed_report).collect(),
+            release,
+        }
+    }
+
+    /// Fetches and checks a release and begins to install it. Returns when it is accepted or with why it is not.
+    pub async fn install(self: &Arc<Self>, mcid: Mcid, again: bool) -> Result<()> {
+        self.take_turn()?;
+        let accepted = self.accept(mcid, again).await;
+        match accepted {
+            Ok(release) => {
+                self.start(release);
+                Ok(())
+            }
+            Err(e) => {
+                *lock(&self.installing) = None;
+                self.set_standing(Standing::Settled);
+                self.records.event("refused", format!("{mcid}: {e:#}"));
+                // What is wrong with a release stays wrong. One that cannot be had now may be had later.
+                if e.is::<ReleaseError>() {
+                    self.records.clear_intent()?;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn take_turn(&self) -> Result<()> {
+        let mut standing = lock(&self.standing);
+        match *standing {
+            Standing::Settled => {
+                *standing = Standing::Installing;
+                Ok(())
+            }
+            Standing::Starting => bail!("this boot is not judged yet, try again in a moment"),
+            Standing::OnTrial => {
+                bail!("a release is on trial; another can follow when it is committed or has failed")
+            }
+            Standing::FellBack => bail!("this slot is a fallback that has to prove itself first"),
+            Standing::Installing => bail!("another install runs"),
+            Standing::Rebooting => bail!("the node is about to reboot"),
+        }
+    }
+
+    async fn accept(&self, mcid: Mcid, again: bool) -> Result<SignedRelease> {
+        self.show_phase(&mcid, "release");
+        if let Some(failed) = self.records.failed().find(&mcid.to_string()).filter(|_| !again) {
+            bail!("it failed here before ({}); order it again to try once more", failed.reason);
+        }
+        let content = self.links.content().await?;
+        let bytes = content.get(&mcid.to_bytes()).await.context("the release cannot be fetched")?;
+        if Mcid::of_raw(&bytes) != mcid {
+            bail!("the content service delivered something else");
+        }
+        let release = SignedRelease::decode(&bytes)?;
+        let update = &self.node.config.update;
+        if update.release_keys.is_empty() {
+            bail!("config.toml names no update.release_keys, so no release can be trusted");
+        }
+        release.verify(&Expected {
+            keys: &update.release_keys,
+            threshold: update.threshold,
+            board: &self.node.boot.board,
+            running: &self.node.version,
+            now_unix: now_unix(),
+        })?;
+        self.records.set_intent(&Intent { release: mcid.to_string(), again })?;
+        Ok(release)
+    }
+
+    fn show_phase(&self, mcid: &Mcid, phase: &str) {
+        let mut installing = lock(&self.installing);
+        let report = installing.get_or_insert_with(InstallReport::default);
+        (report.release, report.phase) = (mcid.to_string(), phase.into());
+    }
+
+    fn start(self: &Arc<Self>, release: SignedRelease) {
+        let (updater, runtime) = (self.clone(), tokio::runtime::Handle::current());
+        let name = release.release().version.to_string();
+        if let Some(report) = lock(&self.installing).as_mut() {
+            report.version = name.clone();
+        }
+        let work = move || {
+            let result = updater.run_install(&release, &runtime);
+            runtime.block_on(updater.installed(&name, result));
+        };
+        if let Err(e) = std::thread::Builder::new().name("install".into()).spawn(work) {
+            self.give_up(&anyhow!(e).context("cannot start the install"));
+        }
+    }
+
+    fn run_install(&self, release: &SignedRelease, runtime: &tokio::runtime::Handle) -> Result<Entry> {
+        let source = ContentSource { links: &self.links, runtime: runtime.clone() };
+        let peers = || runtime.block_on(self.connected_peers());
+        let contents = release.release().artifacts.iter().map(|a| a.mcid).collect();
+        let mut monitor = Shown { updater: self, source: &source, contents, asked: Instant::now() };
+        let install =
+            Install { node: &self.node, records: &self.records, release, source: &source, peers: &peers };
+        install.run(&mut monitor)
+    }
+
+    async fn connected_peers(&self) -> Vec<String> {
+        let peers = self.links.peers().await.unwrap_or_else(|e| {
+            tracing::warn!("mesh does not say who its peers are: {e:#}");
+            Vec::new()
+        });
+        peers.into_iter().filter(|p| p.connected).map(|p| p.node).take(16).collect()
+    }
+
+    async fn installed(self: &Arc<Self>, version: &str, result: Result<Entry>) {
+        match result {
+            Ok(entry) => {
+                self.set_standing(Standing::Rebooting);
+                self.show("reboot");
+                let sum = lock(&self.installing).as_ref().map(summary).unwrap_or_default();
+                self.records
+                    .event("installed", format!("{version} in slot {} as {entry}: {sum}", entry.slot()));
+                if let Err(e) = reboot(&self.links, &format!("trial of {version}")).await {
+                    tracing::error!("{e:#}");
+                }
+            }
+            Err(e) => self.give_up(&e.context(format!("install of {version}"))),
+        }
+    }
+
+    fn give_up(&self, error: &anyhow::Error) {
+        self.records.event("install-failed", format!("{error:#}"));
+        if let Err(e) = self.records.clear_intent() {
+            tracing::warn!("{e:#}");
+        }
+        *lock(&self.installing) = None;
+        self.set_standing(Standing::Settled);
+    }
+
+    fn show(&self, phase: &str) {
+        if let Some(report) = lock(&self.installing).as_mut() {
+            report.phase = phase.into();
+        }
+    }
+
+    /// Leaves the running release for the other slot's committed one. What is left is remembered as failed, so that a
+    /// channel does not bring it back by itself.
+    pub async fn rollback(self: &Arc<Self>) -> Result<()> {
+        let boot = &self.node.boot;
+        if matches!(self.standing(), Standing::Installing | Standing::Rebooting) {
+            bail!("an install is running or about to reboot");
+        }
+        let entries = self.entries().await?;
+        let other = entries.iter().find(|e| e.slot() != boot.slot && e.is_committed());
+        let other = *other.context("the other slot holds no committed release to go back to")?;
+        let running = entries.iter().copied().find(|e| e.seq == boot.seq);
+        let running = running.context("the running entry is not on the ESP")?;
+        if let Some(installed) = self.records.installed(boot.slot, boot.seq) {
+            self.records.record_failure(FailedRelease {
+                mcid: installed.release,
+                version: boot.version.clone(),
+                seq: boot.seq,
+                reason: "rolled back by the owner".into(),
+                log_tail: Vec::new(),
+                at_unix: now_unix(),
+            })?;
+        }
+        self.esp(move |esp| esp.mark_bad(running)).await?;
+        self.records.event("rolled-back", format!("{} by order, to {other}", boot.version));
+        self.set_standing(Standing::Rebooting);
+        reboot(&self.links, "rollback by order").await
+    }
+}
+
+fn failed_report(f: &FailedRelease) -> FailedReport {
+    FailedReport {
+        release: f.mcid.clone(),
+        version: f.version.clone(),
+        reason: f.reason.clone(),
+        log_tail: f.log_tail.clone(),
+        at_unix: f.at_unix,
+    }
+}
+
+/// Keeps the [`InstallReport`] up to date.
+struct Shown<'a> {
+    updater: &'a Updater,
+    source: &'a ContentSource<'a>,
+    /// What is being fetched.
+    contents: Vec<Mcid>,
+    asked: Instant,
+}
+
+impl Shown<'_> {
+    fn edit(&self, change: impl FnOnce(&mut InstallReport)) {
+        if let Some(report) = lock(&self.updater.installing).as_mut() {
+            change(report);
+        }
+    }
+
+    /// Asks the content service who delivered how much.
+    fn refresh_from(&mut self) {
+        let mut from: Vec<(String, u64)> = Vec::new();
+        for mcid in &self.contents {
+            let transfers = self.source.transfers(mcid).unwrap_or_default();
+            for (who, bytes) in transfers.into_iter().flat_map(|t| t.from) {
+                match from.iter_mut().find(|(known, _)| *known == who) {
+                    Some((_, sum)) => *sum += bytes,
+                    None => from.push((who, bytes)),
+                }
+            }
+        }
+        self.asked = Instant::now();
+        self.edit(|r| r.from = from);
+    }
+}
+
+impl Progress for Shown<'_> {
+    fn reused(&mut self, bytes: u64) {
+        self.edit(|r| {
+            r.bytes_done += bytes;
+            r.bytes_reused += bytes;
+        });
+    }
+
+    fn fetched(&mut self, bytes: u64) {
+        self.edit(|r| r.bytes_done += bytes);
+        if self.asked.elapsed() >= ASK_FROM_EVERY {
+            self.refresh_from();
+        }
+    }
+}
+
+impl Monitor for Shown<'_> {
+    fn phase(&mut self, phase: &str, bytes_total: u64) {
+        self.refresh_from();
+        self.edit(|r| {
+            r.phase = phase.into();
+            r.bytes_total = bytes_total;
+        });
+    }
+}
+
+fn summary(report: &InstallReport) -> String {
+    let from: Vec<String> = report.from.iter().map(|(who, bytes)| format!(", {bytes} from {who}")).collect();
+    format!("{} bytes, {} of them found here{}", report.bytes_total, report.bytes_reused, from.concat())
+}
+
+/// `io.macula.Update1`.
+pub struct Server(pub Arc<Updater>);
+
+#[zbus::interface(name = "io.macula.Update1")]
+impl Server {
+    async fn status(&self) -> zbus::fdo::Result<String> {
+        serde_json::to_string(&self.0.status().await).map_err(bus::failed)
+    }
+
+    async fn install(&self, release: Vec<u8>, again: bool) -> zbus::fdo::Result<()> {
+        self.0.install(bus::mcid(&release)?, again).await.map_err(bus::failed)
+    }
+
+    async fn rollback(&self) -> zbus::fdo::Result<()> {
+        self.0.rollback().await.map_err(bus::failed)
+    }
+}
