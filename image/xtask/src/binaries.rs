@@ -1,7 +1,6 @@
 //! Our own programs, built as a node runs them: static, for musl.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use data_encoding::HEXLOWER;
@@ -9,7 +8,7 @@ use image_builder::PROGRAMS;
 use sha2::{Digest, Sha256};
 
 use crate::Tree;
-use crate::host::TARGET;
+use crate::host::{self, TARGET};
 
 /// The packages of [`PROGRAMS`].
 const PACKAGES: [&str; 10] = [
@@ -58,11 +57,12 @@ pub fn bare_init(tree: &Tree) -> Result<PathBuf> {
 }
 
 fn built(tree: &Tree) -> PathBuf {
-    tree.root.join("target").join(TARGET).join("release")
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    tree.root.join(target).join(TARGET).join("release")
 }
 
 fn cargo(tree: &Tree, packages: &[&str], version: &str) -> Result<()> {
-    let mut command = Command::new("cargo");
+    let mut command = host::cargo();
     command.args(["build", "--release", "--locked", "--target", TARGET]);
     command.args(packages.iter().flat_map(|p| ["-p", p]));
     let status = command.env("MACULA_OS_VERSION", version).current_dir(&tree.root).status();

@@ -52,6 +52,19 @@ fn missing(need: Need) -> Vec<&'static str> {
     packages
 }
 
+/// cargo, without what the cargo that runs this xtask set for it: build scripts watch those variables, and crates would
+/// be compiled again each time one cargo takes over from the other.
+pub fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO" {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// rustup adds the target by itself from rust-toolchain.toml, unless that was switched off.
 fn rust_target() -> Result<()> {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().context("cannot run rustc")?;

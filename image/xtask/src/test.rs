@@ -92,7 +92,7 @@ fn boot(tree: &Tree, options: &Options) -> Result<()> {
     let file = tree.out().join("releases.json");
     releases.save(&file)?;
     let arguments = vec!["test", "--release", "--locked", "-p", "tests-boot"];
-    let mut command = Command::new("cargo");
+    let mut command = host::cargo();
     command.args(with_filter(arguments, options, &["--test-threads=1", "--nocapture"]));
     let (name, value) = Releases::variable(&file);
     check(command.env(name, value), tree)
@@ -120,7 +120,7 @@ fn check_dependencies(tree: &Tree) -> Result<()> {
 }
 
 fn dependencies(tree: &Tree) -> Result<String> {
-    let mut command = Command::new("cargo");
+    let mut command = host::cargo();
     command.args(["metadata", "--format-version", "1", "--no-deps", "--locked"]).current_dir(&tree.root);
     let output = command.output().context("cannot run cargo metadata")?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
@@ -143,7 +143,7 @@ fn dependencies(tree: &Tree) -> Result<String> {
 }
 
 fn cargo(tree: &Tree, arguments: &[&str]) -> Result<()> {
-    check(Command::new("cargo").args(arguments), tree)
+    check(host::cargo().args(arguments), tree)
 }
 
 fn check(command: &mut Command, tree: &Tree) -> Result<()> {

@@ -48,6 +48,12 @@ pub enum Event {
     Stop(&'static str),
 }
 
+/// The release that this binary was built for.
+const RELEASE: &str = match option_env!("MACULA_OS_VERSION") {
+    Some(version) => version,
+    None => "(development build)",
+};
+
 pub fn run(paths: Paths) -> Result<()> {
     services_api::daemon::init_logging();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -191,8 +197,9 @@ impl Supervisor {
         running.signal(signal).with_context(|| format!("signal {signal} to unit {unit}"))
     }
 
-    /// The boot bench reads this line.
+    /// The boot bench reads the second line.
     fn say_ready(&self) {
+        self.journal.say(&format!("this is Macula OS {RELEASE}"));
         let now = uptime();
         let own = now.saturating_sub(self.began).as_secs_f32();
         self.journal.say(&format!("all units ready in {own:.1} s (kernel {:.1} s)", now.as_secs_f32()));
