@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 use crate::after_boot;
 use crate::links::Links;
-use crate::node::Node;
+use crate::node::{Node, uptime_ms};
 use crate::updater::{Standing, Updater};
 
 const BOARD: &str = "x86-generic";
@@ -145,6 +145,7 @@ struct World {
     shelf: Arc<Mutex<Shelf>>,
     reboots: mpsc::UnboundedReceiver<String>,
     key: NodeKey,
+    mesh_state: &'static str,
 }
 
 /// One at a time: the sockets' place is an environment variable.
@@ -169,7 +170,7 @@ impl World {
             b.serve_at("/io/macula/Supervisor", FakeSupervisor { mesh_state, reboots: sender.clone() })
         });
         serve(dir.path(), "mesh", |b| b.serve_at("/io/macula/Mesh", FakeMesh));
-        Self { dir, shelf, reboots, key: NodeKey::from_seed(&[1; 32]) }
+        Self { dir, shelf, reboots, key: NodeKey::from_seed(&[1; 32]), mesh_state }
     }
 
     fn device(&self, role: &str) -> PathBuf {
@@ -207,8 +208,9 @@ impl World {
         };
         let mut config = Config::default();
         config.update.release_keys = vec![self.key.node_id()];
-        // Time counts from the machine's boot: a failing gate fails at once, a good one passes at once.
-        (config.gate.timeout_s, config.gate.steady_s) = (1, 0);
+        // Time counts from the machine's boot: a gate that is meant to fail fails at once.
+        let time_left = if self.mesh_state == "ready" { 60 } else { 0 };
+        (config.gate.timeout_s, config.gate.steady_s) = ((uptime_ms() / 1000) as u32 + time_left, 0);
         let node = Node::new(boot, config, bus::run_dir(), self.dir.path().join("state")).unwrap();
         let (streams, events) = Streams::serve(&[("control/1", "owner")]);
         tokio::spawn(ignore(events));
