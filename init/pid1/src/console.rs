@@ -26,7 +26,8 @@ static CONSOLE: Mutex<Console> = Mutex::new(Console { kernel_log: None, outputs:
 /// Opens the kernel log and the consoles. Called again after `/dev` is mounted; until then `say` goes to stderr.
 pub fn open() {
     // Ours are few and matter; by default user space is limited to ten lines in five seconds.
-    let _ = fs::write("/proc/sys/kernel/printk_devkmsg", "on");
+    // The kernel takes the word only with its newline.
+    let _ = fs::write("/proc/sys/kernel/printk_devkmsg", "on\n");
     let printk = fs::read_to_string("/proc/sys/kernel/printk").unwrap_or_default();
     let level: u32 = printk.split_whitespace().next().and_then(|level| level.parse().ok()).unwrap_or(7);
     let mut console = CONSOLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -164,31 +164,37 @@ mod tests {
         }
     }
 
-    fn run_root(
-        fails: impl Fn(&Step) -> bool,
-    ) -> (Vec<Step>, Vec<String>, Result<(), (&'static str, OnFailure)>) {
+    struct Outcome {
+        done: Vec<Step>,
+        skipped: Vec<String>,
+        end: Result<(), (&'static str, OnFailure)>,
+    }
+
+    fn run_root(fails: impl Fn(&Step) -> bool) -> Outcome {
         let verity = Verity { root_hash: "ab".repeat(32), salt: "01".into(), data_blocks: 7 };
         let plan = steps::root(&Devices::default(), Slot::A, &verity);
         let mut recorder = Recorder { fails, done: Vec::new(), skipped: Vec::new() };
-        let outcome = run(&plan, &mut recorder).map_err(|failed| (failed.stage, failed.on_failure));
-        (recorder.done, recorder.skipped, outcome)
+        let end = run(&plan, &mut recorder).map_err(|failed| (failed.stage, failed.on_failure));
+        Outcome { done: recorder.done, skipped: recorder.skipped, end }
     }
 
     #[test]
     fn nothing_after_a_fatal_step_is_performed() {
-        let (done, _, outcome) = run_root(|step| matches!(step, Step::OpenVerity { .. }));
-        assert_eq!(outcome, Err(("verity", OnFailure::OtherSlot)));
-        assert!(!done.iter().any(|step| matches!(step, Step::SwitchRoot { .. })));
-        let (done, _, outcome) = run_root(|step| matches!(step, Step::CheckState { .. }));
-        assert_eq!((done.len(), outcome), (0, Err(("state", OnFailure::Reboot))));
+        let outcome = run_root(|step| matches!(step, Step::OpenVerity { .. }));
+        assert_eq!(outcome.end, Err(("verity", OnFailure::OtherSlot)));
+        assert!(!outcome.done.iter().any(|step| matches!(step, Step::SwitchRoot { .. })));
+        let outcome = run_root(|step| matches!(step, Step::CheckState { .. }));
+        assert_eq!((outcome.done.len(), outcome.end), (0, Err(("state", OnFailure::Reboot))));
     }
 
     #[test]
     fn comforts_may_fail() {
-        let (done, skipped, outcome) =
-            run_root(|step| matches!(step, Step::GrowState { .. } | Step::Provision { .. }));
-        assert_eq!((outcome, skipped), (Ok(()), vec!["state".to_owned(), "provision".to_owned()]));
-        assert!(matches!(done.last(), Some(Step::SwitchRoot { .. })));
+        let outcome = run_root(|step| matches!(step, Step::GrowState { .. } | Step::Provision { .. }));
+        assert_eq!(
+            (outcome.end, outcome.skipped),
+            (Ok(()), vec!["state".to_owned(), "provision".to_owned()])
+        );
+        assert!(matches!(outcome.done.last(), Some(Step::SwitchRoot { .. })));
     }
 
     #[test]

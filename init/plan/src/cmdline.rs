@@ -125,7 +125,7 @@ fn parse_verity(value: &str) -> Result<Verity, CommandLineError> {
     if root_hash.len() != 64 || !hex(root_hash) {
         return Err(bad("the root hash is not 64 lower-case hexadecimal digits"));
     }
-    if salt.is_empty() || salt.len() > 64 || salt.len() % 2 != 0 || !hex(salt) {
+    if salt.is_empty() || salt.len() > 64 || !salt.len().is_multiple_of(2) || !hex(salt) {
         return Err(bad("the salt is not 2 to 64 lower-case hexadecimal digits"));
     }
     let data_blocks: u64 = blocks.parse().map_err(|_| bad("the data blocks are not a number"))?;

@@ -18,7 +18,7 @@ pub enum VariableError {
 
 /// The text in a variable file, without its terminator.
 pub fn decode_text(bytes: &[u8]) -> Result<String, VariableError> {
-    if bytes.len() < 4 || bytes.len() % 2 != 0 || bytes.len() > 4 + 2 * TEXT_MAX {
+    if bytes.len() < 4 || !bytes.len().is_multiple_of(2) || bytes.len() > 4 + 2 * TEXT_MAX {
         return Err(VariableError::Length(bytes.len()));
     }
     let units: Vec<u16> =
