@@ -11,12 +11,14 @@ use quinn::{Connection, Endpoint, ReadError, RecvStream, SendStream, VarInt, Wri
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use services_api::control;
+use services_api::report::PeerReport;
 
 use crate::known_nodes::KnownNodes;
 use crate::target::Target;
 
 /// How long a method may take: the longest is a DHT lookup over slow peers.
 const CALL_WAIT: Duration = Duration::from_secs(60);
+const OWNER_WAIT: Duration = Duration::from_secs(5);
 
 pub struct Remote {
     endpoint: Endpoint,
@@ -94,9 +96,10 @@ impl Remote {
     }
 
     pub async fn open(&self, protocol: &str) -> Result<(SendStream, RecvStream)> {
-        mesh_transport::open(&self.connection, &StreamHeader::new(protocol))
-            .await
-            .map_err(|e| self.explain(protocol, e))
+        match mesh_transport::open(&self.connection, &StreamHeader::new(protocol)).await {
+            Ok(stream) => Ok(stream),
+            Err(e) => Err(self.explain(protocol, e).await),
+        }
     }
 
     pub async fn call<P, T>(&self, protocol: &str, method: &str, params: &P) -> Result<T>
@@ -107,17 +110,20 @@ impl Remote {
         let (send, recv) = self.open(protocol).await?;
         let mut stream = tokio::io::join(recv, send);
         match tokio::time::timeout(CALL_WAIT, control::call(&mut stream, method, params)).await {
-            Ok(answer) => answer.map_err(|e| self.explain(protocol, e)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(e)) => Err(self.explain(protocol, e).await),
             Err(_) => bail!("the node did not answer `{method}` within {} s", CALL_WAIT.as_secs()),
         }
     }
 
     /// Says what a stream's end means, where its code tells.
-    pub fn explain(&self, protocol: &str, error: Error) -> Error {
+    pub async fn explain(&self, protocol: &str, error: Error) -> Error {
         match error.chain().find_map(stream_code) {
+            Some(close_code::REFUSED) if protocol != control::protocol::MESH && self.is_owner().await => {
+                anyhow!("the service behind `{protocol}` is not up: try again, the node may be starting")
+            }
             Some(close_code::REFUSED) => anyhow!(
-                "the node refused `{protocol}`: this key is not its owner, or the service is not up; the node's config.toml should \
-                 say owner = \"{}\"",
+                "the node refused `{protocol}`: this key is not its owner; its config.toml should say owner = \"{}\"",
                 self.owner
             ),
             Some(close_code::BUSY) => anyhow!("the node has too many streams for `{protocol}`: try again"),
@@ -128,6 +134,17 @@ impl Remote {
             }
             _ => error,
         }
+    }
+
+    /// Mesh itself answers its owner whatever else is up.
+    async fn is_owner(&self) -> bool {
+        let ask = async {
+            let header = StreamHeader::new(control::protocol::MESH);
+            let (send, recv) = mesh_transport::open(&self.connection, &header).await?;
+            control::call(&mut tokio::io::join(recv, send), "peers", &()).await
+        };
+        let answer: Result<Result<Vec<PeerReport>>, _> = tokio::time::timeout(OWNER_WAIT, ask).await;
+        answer.is_ok_and(|a| a.is_ok())
     }
 
     /// Says good-bye, so that the node does not have to find out by itself.

@@ -62,7 +62,10 @@ where
                 .map_err(|_| anyhow!("the node did not say within {} s that it stored it", STORE_WAIT.as_secs()))?,
         },
     };
-    let text = answered.map_err(|e| remote.explain(protocol::CONTENT, e))?;
+    let text = match answered {
+        Ok(text) => text,
+        Err(e) => return Err(remote.explain(protocol::CONTENT, e).await),
+    };
     text.parse().with_context(|| format!("the node answered `{text}`, which is no MCID"))
 }
 
@@ -100,11 +103,11 @@ fn stream_error(error: std::io::Error) -> Error {
 /// Downloads content into a file, which appears under its name only when every byte was checked against the MCID.
 pub async fn get(remote: &Remote, mcid: &Mcid, out: &Path, bar: &ProgressBar) -> Result<GetAnswer> {
     let (mut send, mut recv) = remote.open(protocol::CONTENT).await?;
-    control::send(&mut send, "get", &mcid.to_string())
-        .await
-        .map_err(|e| remote.explain(protocol::CONTENT, e))?;
-    let answer: GetAnswer =
-        control::answer(&mut recv).await.map_err(|e| remote.explain(protocol::CONTENT, e))?;
+    let mut stream = tokio::io::join(&mut recv, &mut send);
+    let answer: GetAnswer = match control::call(&mut stream, "get", &mcid.to_string()).await {
+        Ok(answer) => answer,
+        Err(e) => return Err(remote.explain(protocol::CONTENT, e).await),
+    };
     bar.set_length(answer.size);
     let part = part_path(out)?;
     let received = receive(&mut recv, &answer, mcid, &part, bar).await;

@@ -105,6 +105,10 @@ fn a_stranger_and_another_node_are_told_apart() {
     let node = TestNode::start(1, &owner.id);
     let error = stranger.error(&node.address, "status");
     assert!(error.contains("not its owner") && error.contains(&stranger.id), "{error}");
+    node.state.lock().unwrap().starting = true;
+    let error = owner.error(&node.address, "status");
+    assert!(error.contains("`control/1` is not up"), "{error}");
+    node.state.lock().unwrap().starting = false;
 
     owner.ok(&node.address, "status");
     let pinned = format!("{}@{}", node.id, node.address);

@@ -18,7 +18,7 @@ pub async fn dht(s: &Session, verb: Dht) -> Result<()> {
             spinner.finish_and_clear();
             let providers = found?;
             s.out.show(&providers, |_| match providers.as_slice() {
-                [] => "nobody announced it\n".into(),
+                [] => "no node announced it (with --local: no other node)\n".into(),
                 found => found.iter().map(|p| clean(p) + "\n").collect(),
             })
         }

@@ -30,6 +30,8 @@ pub struct State {
     pub flip_a_byte: bool,
     pub cut_short: bool,
     pub refuse_puts: bool,
+    /// Only mesh itself is up.
+    pub starting: bool,
 }
 
 #[derive(serde::Deserialize)]
@@ -114,7 +116,8 @@ async fn serve(endpoint: &Endpoint, owner: String, state: Arc<Mutex<State>>) {
             let peer = mesh_transport::peer_of(&connection)?.to_string();
             while let Ok((mut send, mut recv)) = connection.accept_bi().await {
                 let header = mesh_transport::read_header(&mut recv).await?;
-                if peer != owner {
+                let up = !state.lock().unwrap().starting || header.protocol == control::protocol::MESH;
+                if peer != owner || !up {
                     let _ = send.reset(VarInt::from_u32(close_code::REFUSED));
                     let _ = recv.stop(VarInt::from_u32(close_code::REFUSED));
                     continue;
