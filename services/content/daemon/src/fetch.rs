@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::local::blocking;
 use crate::node::Node;
 use crate::peer_link::{LinkEvent, PeerLink};
 use crate::peers::Peers;
@@ -172,7 +173,10 @@ impl<P: Peers> Transfer<P> {
     fn look_here(&self, hash: Hash) {
         let (local, events) = (self.node.local.clone(), self.other_events.clone());
         tokio::spawn(async move {
-            let found = local.chunk(hash).await.map(|bytes| Checked::new(hash, bytes));
+            let found = match local.chunk(hash).await {
+                Some(bytes) => blocking(move || Checked::new(hash, bytes)).await.ok(),
+                None => None,
+            };
             let _ = events.send(Event::Local(hash, found)).await;
         });
     }

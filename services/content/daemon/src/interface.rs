@@ -127,3 +127,66 @@ async fn plan<P: Peers>(
     };
     Ok((list.manifest().name.clone(), list.manifest().size, wanted(&list, indices)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use content_store::{Offers, Store};
+    use os_content_id::{ChunkList, ManifestBuilder};
+    use services_api::bus::Link;
+    use services_api::content::ContentProxy;
+    use services_api::mesh::{Streams, from_fd};
+    use services_api::report::ContentReport;
+    use tokio::io::AsyncReadExt;
+    use zbus::connection::Builder;
+
+    use super::*;
+    use crate::announce::Announcer;
+    use crate::local::Local;
+
+    /// The real interface on a socket pair, with neither mesh nor DHT behind it.
+    async fn served(dir: &std::path::Path) -> (zbus::Connection, zbus::Connection) {
+        let store = Arc::new(Store::open(dir, 64 << 20, 1).unwrap());
+        let local = Local::new(store, Arc::new(Offers::new(vec![dir.to_path_buf()])));
+        let (streams, _) = Streams::serve(&[]);
+        let peers = MeshPeers { streams, dht: Arc::new(Link::new("no-such-service")) };
+        let node = Arc::new(Node::new(local, peers, Announcer::recording().0));
+        let (a, b) = StdUnixStream::pair().unwrap();
+        let server = Builder::unix_stream(a).server(zbus::Guid::generate()).p2p();
+        let server = server.serve_at("/io/macula/Content", Content::new(node)).build();
+        let (server, client) = tokio::join!(server, Builder::unix_stream(b).p2p().build());
+        (server.unwrap(), client.unwrap())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn callers_put_offer_and_fetch() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_server, client) = served(dir.path()).await;
+        let content = ContentProxy::new(&client).await.unwrap();
+        let id = content.put(b"statement").await.unwrap();
+        assert_eq!(content.get(&id).await.unwrap(), b"statement");
+
+        let bytes: Vec<u8> = (0..900_000usize).map(|i| (i % 253) as u8).collect();
+        let mut builder = ManifestBuilder::new("root.img");
+        builder.update(&bytes);
+        let list = builder.finish().unwrap();
+        let path = dir.path().join("slot");
+        std::fs::write(&path, &bytes).unwrap();
+        let refused = content.offer(&list.encode(), "/proc/self/mem").await.unwrap_err();
+        assert!(refused.to_string().contains("may not be offered"), "{refused}");
+        content.offer(&list.encode(), path.to_str().unwrap()).await.unwrap();
+
+        let mcid = list.mcid().to_bytes();
+        let wire = content.manifest(&mcid).await.unwrap();
+        assert_eq!(ChunkList::decode(&wire, &list.mcid()), Ok(list));
+        let mut stream = from_fd(content.fetch(&mcid, &[3, 0]).await.unwrap()).unwrap();
+        let mut fetched = Vec::new();
+        stream.read_to_end(&mut fetched).await.unwrap();
+        assert!(fetched == [&bytes[786_432..], &bytes[..262_144]].concat());
+
+        let report: ContentReport = serde_json::from_str(&content.report().await.unwrap()).unwrap();
+        assert_eq!((report.blocks, report.offered.len(), report.transfers.len()), (1, 1, 1));
+        assert!(content.get(b"short").await.is_err());
+        assert!(content.fetch(&mcid, &[4]).await.is_err());
+        content.withdraw(&mcid).await.unwrap();
+    }
+}

@@ -27,9 +27,12 @@ impl Files {
     /// Makes the directories and removes what an interrupted write left.
     pub fn open(root: &Path) -> io::Result<Self> {
         let files = Self { root: root.to_path_buf(), counter: AtomicU64::new(0) };
-        let _ = fs::remove_dir_all(files.tmp());
         for dir in [files.tmp(), files.blocks(), files.manifests(), files.pins()] {
             fs::create_dir_all(dir)?;
+        }
+        // The directory itself stays: on a full disk it might not come back.
+        for left in fs::read_dir(files.tmp())? {
+            fs::remove_file(left?.path())?;
         }
         Ok(files)
     }

@@ -1,10 +1,13 @@
 //! The index, in sled: what is here, how large, when it was last used. It can be thrown away at any time: all of it but
 //! the times comes back from the files.
 //!
-//! sled may return an error or panic on a database that a power cut left; both end here as [`Broken`].
+//! sled may return an error or panic on a database that a power cut left; both end here as [`Broken`]. When the disk does
+//! not even take a new one (full, read-only), the index is in memory, so that what is stored can still be served.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use os_content_id::{Hash, Mcid};
 
@@ -37,9 +40,14 @@ pub(crate) struct ContentEntry {
 }
 
 pub(crate) struct Index {
-    blocks: sled::Tree,
-    contents: sled::Tree,
-    db: sled::Db,
+    blocks: Table,
+    contents: Table,
+}
+
+enum Table {
+    Sled(sled::Tree),
+    /// When the disk does not take a database: lasts until the next start.
+    Memory(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>),
 }
 
 impl Index {
@@ -51,27 +59,33 @@ impl Index {
                 .flush_every_ms(Some(10_000))
                 .mode(sled::Mode::LowSpace);
             let db = config.open()?;
-            Ok(Self { blocks: db.open_tree("blocks")?, contents: db.open_tree("contents")?, db })
+            let open = |name| db.open_tree(name).map(Table::Sled);
+            Ok(Self { blocks: open("blocks")?, contents: open("contents")? })
         })
     }
 
+    /// One that needs no disk.
+    pub fn in_memory() -> Self {
+        Self { blocks: Table::Memory(Mutex::default()), contents: Table::Memory(Mutex::default()) }
+    }
+
     pub fn block(&self, hash: &Hash) -> Result<Option<BlockEntry>, Broken> {
-        guard(|| self.blocks.get(hash)?.map(|v| parse_block(&v)).transpose())
+        self.blocks.get(hash)?.map(|v| parse_block(&v)).transpose()
     }
 
     pub fn set_block(&self, hash: &Hash, e: BlockEntry) -> Result<(), Broken> {
         let mut value = [0; 8];
         value[..4].copy_from_slice(&e.size.to_be_bytes());
         value[4..].copy_from_slice(&e.refs.to_be_bytes());
-        guard(|| Ok(self.blocks.insert(hash, &value).map(drop)?))
+        self.blocks.insert(hash, &value)
     }
 
     pub fn remove_block(&self, hash: &Hash) -> Result<(), Broken> {
-        guard(|| Ok(self.blocks.remove(hash).map(drop)?))
+        self.blocks.remove(hash)
     }
 
     pub fn content(&self, mcid: &Mcid) -> Result<Option<ContentEntry>, Broken> {
-        guard(|| self.contents.get(mcid.to_bytes())?.map(|v| parse_content(&v)).transpose())
+        self.contents.get(&mcid.to_bytes())?.map(|v| parse_content(&v)).transpose()
     }
 
     pub fn set_content(&self, mcid: &Mcid, e: ContentEntry) -> Result<(), Broken> {
@@ -79,45 +93,79 @@ impl Index {
         value[..8].copy_from_slice(&e.last_use.to_be_bytes());
         value[8..16].copy_from_slice(&e.size.to_be_bytes());
         value[16] = u8::from(e.complete) | u8::from(e.announced) << 1;
-        guard(|| Ok(self.contents.insert(mcid.to_bytes(), &value).map(drop)?))
+        self.contents.insert(&mcid.to_bytes(), &value)
     }
 
     pub fn remove_content(&self, mcid: &Mcid) -> Result<(), Broken> {
-        guard(|| Ok(self.contents.remove(mcid.to_bytes()).map(drop)?))
+        self.contents.remove(&mcid.to_bytes())
     }
 
     pub fn blocks(&self) -> Result<Vec<(Hash, BlockEntry)>, Broken> {
-        guard(|| {
-            self.blocks
-                .iter()
-                .map(|kv| {
-                    kv.map_err(Broken::from).and_then(|(k, v)| {
-                        let hash = Hash::try_from(&*k)
-                            .map_err(|_| Broken("a block's key has another length".into()))?;
-                        Ok((hash, parse_block(&v)?))
-                    })
-                })
-                .collect()
+        self.blocks.list(|k, v| {
+            let hash = Hash::try_from(k).map_err(|_| Broken("a block's key has another length".into()))?;
+            Ok((hash, parse_block(v)?))
         })
     }
 
     pub fn contents(&self) -> Result<Vec<(Mcid, ContentEntry)>, Broken> {
-        guard(|| {
-            self.contents
-                .iter()
-                .map(|kv| {
-                    kv.map_err(Broken::from).and_then(|(k, v)| {
-                        let mcid = Mcid::try_from(&*k).map_err(|e| Broken(e.to_string()))?;
-                        Ok((mcid, parse_content(&v)?))
-                    })
-                })
-                .collect()
+        self.contents.list(|k, v| {
+            let mcid = Mcid::try_from(k).map_err(|e| Broken(e.to_string()))?;
+            Ok((mcid, parse_content(v)?))
         })
     }
 
     pub fn flush(&self) -> Result<(), Broken> {
-        guard(|| Ok(self.db.flush().map(drop)?))
+        match &self.contents {
+            Table::Sled(tree) => guard(|| Ok(tree.flush().map(drop)?)),
+            Table::Memory(_) => Ok(()),
+        }
     }
+}
+
+impl Table {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
+        match self {
+            Table::Sled(tree) => guard(|| Ok(tree.get(key)?.map(|v| v.to_vec()))),
+            Table::Memory(map) => Ok(locked(map).get(key).cloned()),
+        }
+    }
+
+    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), Broken> {
+        match self {
+            Table::Sled(tree) => guard(|| Ok(tree.insert(key, value).map(drop)?)),
+            Table::Memory(map) => {
+                locked(map).insert(key.to_vec(), value.to_vec());
+                Ok(())
+            }
+        }
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<(), Broken> {
+        match self {
+            Table::Sled(tree) => guard(|| Ok(tree.remove(key).map(drop)?)),
+            Table::Memory(map) => {
+                locked(map).remove(key);
+                Ok(())
+            }
+        }
+    }
+
+    fn list<T>(&self, read: impl Fn(&[u8], &[u8]) -> Result<T, Broken>) -> Result<Vec<T>, Broken> {
+        match self {
+            Table::Sled(tree) => guard(|| {
+                let one = |kv: sled::Result<(sled::IVec, sled::IVec)>| {
+                    let (k, v) = kv?;
+                    read(&k, &v)
+                };
+                tree.iter().map(one).collect()
+            }),
+            Table::Memory(map) => locked(map).iter().map(|(k, v)| read(k, v)).collect(),
+        }
+    }
+}
+
+fn locked(map: &Mutex<BTreeMap<Vec<u8>, Vec<u8>>>) -> MutexGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn parse_block(v: &[u8]) -> Result<BlockEntry, Broken> {

@@ -287,9 +287,18 @@ impl Inner {
 
     /// With a new, empty index in place of whatever is there.
     fn fresh(files: &Files, now: u64) -> Result<Self> {
-        clear(&files.index()).map_err(failed("removing the broken index"))?;
-        let pins = Pins::open(files).map_err(failed("reading the pins"))?;
-        Self::compare(files, Index::open(&files.index())?, pins, now)
+        let pins = || Pins::open(files).map_err(failed("reading the pins"));
+        let cleared = clear(&files.index()).map_err(failed("removing the broken index"));
+        let index = cleared.and_then(|()| Ok(Index::open(&files.index())?));
+        match index.and_then(|index| Self::compare(files, index, pins()?, now)) {
+            Ok(inner) => Ok(inner),
+            Err(e) => {
+                tracing::warn!(
+                    "no index on disk ({e}): when contents were last used is forgotten at the next start"
+                );
+                Self::compare(files, Index::in_memory(), pins()?, now)
+            }
+        }
     }
 
     fn rebuild(&mut self, files: &Files) -> Result<()> {

@@ -120,6 +120,23 @@ fn any_damage_to_the_index_is_repaired_from_the_files() {
 }
 
 #[test]
+fn content_is_served_even_when_no_index_can_be_written() {
+    let bed = Bed::new();
+    let bytes = content(1, MIB as usize);
+    let store = bed.open(64 * MIB);
+    let id = put(&store, "c", &bytes, 1).unwrap();
+    let usage = store.usage();
+    let without = Inner::compare(&store.files, Index::in_memory(), Pins::default(), 1).unwrap();
+    *store.lock() = without;
+    assert_eq!(store.usage(), usage);
+    assert_eq!(store.held(&id).unwrap(), Some((4, 4)));
+    let other = put(&store, "d", &content(0x40, MIB as usize), 2).unwrap();
+    assert_eq!(store.to_announce(9).unwrap(), [other, id]);
+    drop(store);
+    assert_eq!(read(&bed.open(64 * MIB), &other).unwrap(), content(0x40, MIB as usize));
+}
+
+#[test]
 fn torn_files_are_noticed_and_never_served() {
     let bed = Bed::new();
     let store = bed.open(64 * MIB);
