@@ -1,8 +1,8 @@
 //! Whom the routing table knew, so that a restart does not begin with nobody. Only a cache: on any doubt it is thrown
 //! away, and mDNS, seeds and connected peers fill the table again.
 //!
-//! The database is open only while it is read or written: nothing of it runs on an idle node. A crash leaves the
-//! snapshot before, or one that is found damaged and dropped.
+//! The database is open only while it is read or written (sled's pool of seven threads, once started, stays). A crash
+//! leaves the snapshot before, or one that is found damaged and dropped.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,9 @@ impl ContactCache {
     }
 
     pub fn load(&mut self) -> Vec<Contact> {
+        if !self.path.exists() {
+            return Vec::new();
+        }
         let read = with_database(&self.path, |db| {
             let Some(value) = db.get(SNAPSHOT)? else { return Ok(Vec::new()) };
             decode(&value)

@@ -46,11 +46,15 @@ impl Contact {
     }
 }
 
-/// Unspecified, multicast and port-zero addresses help nobody; doubles are dropped, order is kept.
+/// Unspecified, multicast and port-zero addresses help nobody; doubles are dropped, order is kept. IPv4 addresses that a
+/// dual-stack socket showed as IPv6 (`::ffff:a.b.c.d`) become IPv4 again.
 fn usable(addresses: impl IntoIterator<Item = SocketAddr>) -> Arc<[SocketAddr]> {
     let mut kept: Vec<SocketAddr> = Vec::new();
-    for address in addresses {
-        let ip = address.ip();
+    for mut address in addresses {
+        let ip = address.ip().to_canonical();
+        if ip != address.ip() {
+            address = SocketAddr::new(ip, address.port());
+        }
         let useless = address.port() == 0 || ip.is_unspecified() || ip.is_multicast();
         if kept.len() < MAX_ADDRESSES && !useless && !kept.contains(&address) {
             kept.push(address);
