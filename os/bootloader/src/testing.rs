@@ -28,7 +28,7 @@ impl BlockDevice for MemoryDisk {
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        assert!(offset % 512 == 0, "writes are whole sectors from a sector's start");
+        assert!(offset.is_multiple_of(512), "writes are whole sectors from a sector's start");
         self.bytes[offset as usize..offset as usize + data.len()].copy_from_slice(data);
         self.log.push(Op::Write(offset, data.to_vec()));
         Ok(())

@@ -74,7 +74,8 @@ fn an_update_from_staging_to_commit_and_the_next_one() {
 fn a_switch_is_one_sector() {
     let mut uefi = open(esp());
     uefi.stage(2, 3, &mut &b"abc"[..]).unwrap();
-    let switches: [fn(&mut Uefi<MemoryDisk>) -> Result<Entry>; 3] =
+    type Switch = fn(&mut Uefi<MemoryDisk>) -> Result<Entry>;
+    let switches: [Switch; 3] =
         [|u| u.arm(2), |u| u.commit(Entry::armed(2)), |u| u.mark_bad(Entry::committed(2))];
     for switch in switches {
         disk(&mut uefi).log.clear();
@@ -206,7 +207,7 @@ fn damaged_volumes_give_errors_not_panics_or_loops() {
         for _ in 0..1 + round % 40 {
             coin(&mut random);
             // Half of the damage into the first sectors, where it hurts most.
-            let range = if random % 2 == 0 { 1024 } else { metadata };
+            let range = if random.is_multiple_of(2) { 1024 } else { metadata };
             bytes[(random >> 20) as usize % range] = (random >> 8) as u8;
         }
         let Ok(mut uefi) = Uefi::open(MemoryDisk { bytes, log: Vec::new() }) else { continue };
