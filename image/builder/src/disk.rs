@@ -100,7 +100,7 @@ pub fn compress(from: &Path, to: &Path, step: &mut Step) -> Result<u64> {
     let mut buffer = vec![0; BUFFER];
     let mut at = 0;
     let ranges = sparse::data_ranges(&source, length).at("find the holes of", from)?;
-    for range in ranges.into_iter().chain([length..length]) {
+    for range in ranges.into_iter().chain(std::iter::once(length..length)) {
         while at < range.end {
             let hole = at < range.start;
             let end = if hole { range.start } else { range.end };

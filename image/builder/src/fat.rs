@@ -204,7 +204,7 @@ fn named_entries(
     let mut bytes = Vec::new();
     if !exact {
         let mut units: Vec<u16> = name.encode_utf16().collect();
-        if units.len() % 13 != 0 {
+        if !units.len().is_multiple_of(13) {
             units.push(0);
             units.resize(units.len().next_multiple_of(13), 0xffff);
         }
@@ -212,7 +212,7 @@ fn named_entries(
         let pieces: Vec<_> = units.chunks(13).collect();
         for (index, piece) in pieces.iter().enumerate().rev() {
             let last = if index + 1 == pieces.len() { 0x40 } else { 0 };
-            bytes.extend_from_slice(&long_entry(index as u8 + 1 | last, piece, check));
+            bytes.extend_from_slice(&long_entry((index as u8 + 1) | last, piece, check));
         }
     }
     bytes.extend_from_slice(&short_entry(&short, attribute, cluster, size));

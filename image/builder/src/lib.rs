@@ -73,9 +73,7 @@ pub struct ImageSpec {
     pub cache_dir: PathBuf,
     /// Name to file; `init` must be there. See [`programs_in`].
     pub programs: BTreeMap<String, PathBuf>,
-    /// Unit files (`*.toml`) or folders of them.
-    pub units: Vec<PathBuf>,
-    /// More files for the root, by relative path. Those below `usr/bin` are executable.
+    /// More files for the root, such as unit files, by relative path. Those below `usr/bin` are executable.
     pub overlay: BTreeMap<String, Vec<u8>>,
     /// Whether to make the disk image too, or only what a release consists of.
     pub disk_image: bool,
@@ -187,25 +185,6 @@ impl ImageSpec {
     fn part_names(&self) -> [&str; 3] {
         [&self.board.kernel_part, &self.board.boot_part, &self.board.fsck_part]
     }
-
-    /// The unit files, sorted by name.
-    fn unit_files(&self) -> Result<Vec<PathBuf>> {
-        let mut files = Vec::new();
-        for path in &self.units {
-            if !path.is_dir() {
-                files.push(path.clone());
-                continue;
-            }
-            for entry in std::fs::read_dir(path).at("list", path)? {
-                let file = entry.at("list", path)?.path();
-                if file.extension().is_some_and(|extension| extension == "toml") {
-                    files.push(file);
-                }
-            }
-        }
-        files.sort_by_key(|path| path.file_name().map(|name| name.to_owned()));
-        Ok(files)
-    }
 }
 
 /// One build under way.
@@ -252,10 +231,6 @@ impl Build<'_> {
         tree.bytes("usr/lib/os-release", false, self.os_release(true))?;
         for (name, path) in self.spec.programs.iter().filter(|(name, _)| *name != INIT) {
             tree.copy(&format!("usr/bin/{name}"), true, path)?;
-        }
-        for path in self.spec.unit_files()? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            tree.copy(&format!("usr/lib/macula/units/{name}"), false, &path)?;
         }
         let selected = modules.select(&self.spec.board.root, Form::Shipped)?;
         tree.bytes("usr/lib/modules/modules.toml", false, selected.toml)?;

@@ -65,10 +65,6 @@ pub fn inputs(spec: &ImageSpec) -> Result<String> {
     for (name, path) in &spec.programs {
         add(name, &std::fs::read(path).at("read", path)?);
     }
-    for path in spec.unit_files()? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        add(&name, &std::fs::read(&path).at("read", &path)?);
-    }
     for (path, bytes) in &spec.overlay {
         add(path, bytes);
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -83,9 +83,16 @@ fn the_root_is_whole_and_the_command_line_opens_it() {
             format!("program {name}")
         );
     }
-    for path in
-        ["usr/lib/macula/units/mesh.toml", "etc/from-overlay", "dev", "proc", "sys", "run", "tmp", "state"]
-    {
+    for path in [
+        "usr/lib/macula/units/unit-of-mesh.toml",
+        "etc/from-overlay",
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "tmp",
+        "state",
+    ] {
         assert!(tree.join(path).exists(), "{path}");
     }
     assert!(!tree.join("usr/bin/init").exists());
@@ -302,7 +309,6 @@ fn programs(folder: &Path) {
     for name in PROGRAMS {
         std::fs::write(folder.join(name), format!("program {name}")).unwrap();
     }
-    std::fs::write(folder.join("mesh.toml"), "").unwrap();
 }
 
 fn spec(inputs: &Path, out: &Path) -> ImageSpec {
@@ -313,7 +319,6 @@ fn spec(inputs: &Path, out: &Path) -> ImageSpec {
         lock: Lock::read(&tree.join("image/parts.lock.toml")).unwrap(),
         cache_dir: tree.join(image_builder::CACHE_DIR),
         programs: image_builder::programs_in(inputs).unwrap(),
-        units: vec![inputs.to_path_buf()],
         overlay: BTreeMap::from([("etc/from-overlay".to_owned(), b"overlay".to_vec())]),
         disk_image: true,
         out_dir: out.to_path_buf(),
@@ -382,6 +387,6 @@ fn run(command: &mut Command) -> String {
     text
 }
 
-fn text(path: &PathBuf) -> &str {
+fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }

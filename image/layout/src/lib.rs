@@ -42,7 +42,7 @@ pub const FIRST_SEQ: u32 = 1;
 /// Largest install sequence number that a name can carry.
 pub const SEQ_MAX: u32 = 999_999;
 
-const MIB: u64 = 1024 * 1024;
+const MIB: u64 = 1 << 20;
 
 /// One partition of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub fn check_fits(what: &'static str, bytes: u64, room: u64) -> Result<(), Layou
 pub const fn align_up(n: u64, unit: u64) -> u64 {
     match n.checked_add(unit - 1) {
         Some(sum) => sum & !(unit - 1),
-        None => u64::MAX & !(unit - 1),
+        None => u64::MAX - (unit - 1),
     }
 }
 
@@ -165,6 +165,6 @@ mod tests {
         assert_eq!(align_up(0, 4096), 0);
         assert_eq!(align_up(1, 4096), 4096);
         assert_eq!(align_up(4096, 4096), 4096);
-        assert_eq!(align_up(u64::MAX, 4096), u64::MAX & !4095);
+        assert_eq!(align_up(u64::MAX, 4096), u64::MAX - 4095);
     }
 }

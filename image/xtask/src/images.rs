@@ -111,7 +111,6 @@ fn build_programs(
         lock: tree.lock()?,
         cache_dir: tree.cache(),
         programs,
-        units: Vec::new(),
         overlay,
         disk_image,
         out_dir: tree.out().join("images").join(&board.board).join(version),
