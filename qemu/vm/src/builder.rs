@@ -202,7 +202,8 @@ impl Builder {
         self
     }
 
-    /// Hands each line of the serial console to `callback`, on the reader's thread.
+    /// Hands each line of the serial console to `callback`, on the reader's thread. It must not use this machine's
+    /// [`Serial`](crate::Serial): that would wait for itself.
     pub fn on_line(mut self, callback: impl FnMut(&Line) + Send + 'static) -> Self {
         self.callback = Some(Box::new(callback));
         self

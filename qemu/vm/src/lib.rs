@@ -2,7 +2,8 @@
 //! console, cut its power, and connect several of them with a switch in user space. No root needed.
 //!
 //! Everything here blocks on ordinary threads. A machine is a child process that the kernel kills when we die,
-//! however we die; what a crash leaves behind is one directory of a few hundred kilobytes under `$TMPDIR`.
+//! however we die; what a crash leaves behind is one directory of a few hundred kilobytes under `$TMPDIR`
+//! (none with [`Builder::uefi_variables`]).
 //!
 //! ```no_run
 //! # fn main() -> Result<(), qemu_vm::Error> {

@@ -161,7 +161,7 @@ impl Serial {
         self.lock().tail()
     }
 
-    /// Hands each finished line to `callback` from now on, on the reader's thread.
+    /// Hands each finished line to `callback` from now on, on the reader's thread. It must not use this machine's [`Serial`].
     pub fn on_line(&self, callback: impl FnMut(&Line) + Send + 'static) {
         self.lock().callback = Some(Box::new(callback));
     }

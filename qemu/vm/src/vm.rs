@@ -36,8 +36,8 @@ pub struct Vm {
 
 /// What is decided once and holds for every start.
 struct Prepared {
-    /// Holds the variables.
-    _directory: TempDir,
+    /// Holds the variables that have no file of their own.
+    _directory: Option<TempDir>,
     flash: Option<(PathBuf, PathBuf)>,
     host_ports: Vec<u16>,
 }
@@ -254,13 +254,11 @@ impl Prepared {
         for disk in &builder.disks {
             File::open(&disk.path).map_err(file_error(builder, "open the disk image", &disk.path))?;
         }
-        let directory = tempfile::Builder::new()
-            .prefix("macula-vm-")
-            .tempdir()
-            .map_err(io_error(builder, "create a temporary directory"))?;
-        let flash = match &builder.uefi {
-            Some(wanted) => Some(prepare_flash(builder, wanted, directory.path())?),
-            None => None,
+        let (flash, directory) = match &builder.uefi {
+            Some(wanted) => {
+                prepare_flash(builder, wanted).map(|(flash, directory)| (Some(flash), directory))?
+            }
+            None => (None, None),
         };
         let forwards = builder.user_net.iter().flat_map(|net| &net.forwards);
         let host_ports = forwards
@@ -271,18 +269,28 @@ impl Prepared {
     }
 }
 
+/// Code and variables, and what holds the variables if it is ours to remove.
 fn prepare_flash(
     builder: &Builder,
     wanted: &UefiWanted,
-    directory: &Path,
-) -> Result<(PathBuf, PathBuf), Error> {
+) -> Result<((PathBuf, PathBuf), Option<TempDir>), Error> {
     let firmware = wanted.firmware.clone().map_or_else(Firmware::find, Ok)?;
-    let variables = wanted.variables.clone().unwrap_or_else(|| directory.join("variables.fd"));
+    let (variables, directory) = match &wanted.variables {
+        Some(path) => (path.clone(), None),
+        None => {
+            let directory = tempfile::Builder::new().prefix("macula-vm-").tempdir();
+            let directory = directory.map_err(io_error(builder, "create a temporary directory"))?;
+            (directory.path().join("variables.fd"), Some(directory))
+        }
+    };
     if !variables.exists() {
-        let copy = || -> io::Result<()> { fs::write(&variables, fs::read(&firmware.variables)?) };
+        // Under its name only when whole: a file that exists is taken as it is.
+        let new = variables.with_extension("new");
+        let copy =
+            || fs::write(&new, fs::read(&firmware.variables)?).and_then(|()| fs::rename(&new, &variables));
         copy().map_err(file_error(builder, "make the firmware variables", &variables))?;
     }
-    Ok((firmware.code, variables))
+    Ok(((firmware.code, variables), directory))
 }
 
 fn launch(builder: &Builder, prepared: &Prepared, serial: &Serial, again: bool) -> Result<Run, Error> {
