@@ -56,8 +56,16 @@ const RELEASE: &str = match option_env!("MACULA_OS_VERSION") {
 
 pub fn run(paths: Paths) -> Result<()> {
     services_api::daemon::init_logging();
+    small_pages();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { Supervisor::prepare(paths)?.run().await })
+}
+
+/// Huge pages make a service's few hundred kilobytes of heap into tens of megabytes (measured: 41 MB for `dht`, 7 MB
+/// without). What is set here holds for every process started from here.
+fn small_pages() {
+    // SAFETY: plain system call without a pointer. A kernel without huge pages refuses, and is right.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
 struct Supervisor {

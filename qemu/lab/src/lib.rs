@@ -12,11 +12,15 @@ pub use node::{Node, NodeOptions};
 pub use owner::Owner;
 pub use releases::{ReleaseFiles, Releases};
 
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use qemu_vm::Switch;
+
+/// Bytes of each machine's (sparse) disk: larger than the image, as real disks are.
+const DISK: u64 = 4 << 30;
 
 /// A folder, a switch and an owner.
 pub struct Lab {
@@ -44,6 +48,7 @@ impl Lab {
         let disk = self.dir.join(format!("{name}.img"));
         image_builder::sparse::copy(image, &disk)
             .with_context(|| format!("cannot copy {}", image.display()))?;
+        OpenOptions::new().write(true).open(&disk)?.set_len(DISK)?;
         image_builder::esp_write_file(&disk, "macula.toml", config.as_bytes())?;
         Node::start(self, name, disk, options)
     }
