@@ -50,6 +50,15 @@ pub fn build(tree: &Tree, version: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// The lying peer of the boot tests; `cargo xtask test boot` builds it.
+pub fn liar(tree: &Tree) -> PathBuf {
+    built(tree).join("liar")
+}
+
+pub fn build_liar(tree: &Tree) -> Result<()> {
+    cargo(tree, &["tests-liar"], "")
+}
+
 /// The program of a bench: the bare init.
 pub fn bare_init(tree: &Tree) -> Result<PathBuf> {
     cargo(tree, &["bare-init"], "")?;

@@ -47,7 +47,13 @@ pub fn releases(tree: &Tree) -> Result<Releases> {
     let second = build(tree, QEMU_BOARD, SECOND, false, units(tree)?)?;
     let maculactl = tree.out().join("programs").join(FIRST).join("maculactl");
     let deaf = build_deaf(tree)?;
-    Ok(Releases { first: files(first), second: files(second), deaf: files(deaf), maculactl })
+    Ok(Releases {
+        first: files(first),
+        second: files(second),
+        deaf: files(deaf),
+        maculactl,
+        liar: binaries::liar(tree),
+    })
 }
 
 fn files(image: BuiltImage) -> ReleaseFiles {

@@ -32,8 +32,13 @@ impl Owner {
 
     /// `maculactl ARGUMENTS`: its standard output; its standard error as the error.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        self.run_as(&self.key, arguments)
+    }
+
+    /// The same with another key.
+    pub fn run_as(&self, key: &Path, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.maculactl);
-        command.arg("--key").arg(&self.key).args(arguments).env("XDG_CONFIG_HOME", &self.config);
+        command.arg("--key").arg(key).args(arguments).env("XDG_CONFIG_HOME", &self.config);
         let output = command.output().with_context(|| format!("cannot run {}", self.maculactl.display()))?;
         if !output.status.success() {
             bail!("maculactl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());

@@ -30,6 +30,8 @@ pub struct Releases {
     /// Its mesh never becomes ready.
     pub deaf: ReleaseFiles,
     pub maculactl: PathBuf,
+    /// The peer that serves flipped bytes (`tests/liar`).
+    pub liar: PathBuf,
 }
 
 impl Releases {

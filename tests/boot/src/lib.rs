@@ -53,7 +53,8 @@ pub fn say(text: &str) {
 
 /// The texts of a status's events, oldest first.
 pub fn events(status: &Value) -> Vec<String> {
-    let text = |e: &Value| format!("{}: {}", e["kind"].as_str().unwrap_or(""), e["text"].as_str().unwrap_or(""));
+    let text =
+        |e: &Value| format!("{}: {}", e["kind"].as_str().unwrap_or(""), e["text"].as_str().unwrap_or(""));
     status["events"].as_array().into_iter().flatten().map(text).collect()
 }
 

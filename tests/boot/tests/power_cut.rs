@@ -28,7 +28,10 @@ fn power_cuts_at_random_moments_of_an_update_are_survived() -> Result<()> {
     let done = |s: &serde_json::Value| s["version"] == second.version.as_str() && s["trial"].is_null();
     let status = with_console(&b, b.wait_status("to finish the update", UPDATE, done))?;
     ensure!(status["slot"] == "B", "{status}");
-    ensure!(status["failed_releases"].as_array().is_none_or(Vec::is_empty), "power cuts are not the release's fault: {status}");
+    ensure!(
+        status["failed_releases"].as_array().is_none_or(Vec::is_empty),
+        "power cuts are not the release's fault: {status}"
+    );
     Ok(())
 }
 

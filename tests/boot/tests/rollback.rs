@@ -25,7 +25,11 @@ fn a_deaf_release_is_rolled_back_remembered_and_left_alone() -> Result<()> {
     // The channel still offers it; six looks at it change nothing.
     std::thread::sleep(Duration::from_secs(30));
     let after = b.status()?;
-    ensure!(after["boot_id"] == status["boot_id"] && after["installing"].is_null(), "tried again: {:?}", events(&after));
+    ensure!(
+        after["boot_id"] == status["boot_id"] && after["installing"].is_null(),
+        "tried again: {:?}",
+        events(&after)
+    );
     ensure!(after["trial"].is_null(), "{after}");
     Ok(())
 }

@@ -39,7 +39,12 @@ fn confined(node: &Node) -> Result<()> {
     for service in SERVICES {
         let results = node.ctl(&["units", "probe", service])?;
         let results = results.as_array().context("a probe gives a list")?;
-        let tried = |word: &str| results.iter().filter(|r| r["attempt"].as_str().is_some_and(|a| a.contains(word))).collect::<Vec<_>>();
+        let tried = |word: &str| {
+            results
+                .iter()
+                .filter(|r| r["attempt"].as_str().is_some_and(|a| a.contains(word)))
+                .collect::<Vec<_>>()
+        };
         let sockets = [tried("AF_INET"), tried("AF_PACKET")].concat();
         ensure!(sockets.len() >= 2, "the probe of {service} tried no network sockets: {results:?}");
         let internet = tried("AF_INET").iter().any(|r| r["allowed"] == true);
@@ -85,5 +90,10 @@ fn unit(units: &[Value], name: &str) -> Result<Value> {
 }
 
 fn state(units: &[Value], name: &str) -> String {
-    units.iter().find(|u| u["name"] == name).and_then(|u| u["state"].as_str()).unwrap_or("missing").to_string()
+    units
+        .iter()
+        .find(|u| u["name"] == name)
+        .and_then(|u| u["state"].as_str())
+        .unwrap_or("missing")
+        .to_string()
 }

@@ -32,7 +32,10 @@ fn a_release_is_fetched_from_a_neighbour_tried_and_committed() -> Result<()> {
         "the record says from whom the bytes came: {:?}",
         events(&status)
     );
-    ensure!(a.status()?["version"] == bench.releases.first.version.as_str(), "the holder was only told to hold");
+    ensure!(
+        a.status()?["version"] == bench.releases.first.version.as_str(),
+        "the holder was only told to hold"
+    );
     say("committed in slot B");
     with_console(&b, flipped_byte(&b))
 }
@@ -66,7 +69,8 @@ fn extent_of(disk: &Path, start: u64, file: &str) -> Result<u64> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // `   0:        0..   65536 |   65536 :    4096..   36864 |   32768`
     let line = text.lines().find(|l| l.trim_start().starts_with("0:")).with_context(|| text.clone())?;
-    let physical = line.split('|').nth(1).and_then(|p| p.split(':').nth(1)).and_then(|p| p.split("..").next());
+    let physical =
+        line.split('|').nth(1).and_then(|p| p.split(':').nth(1)).and_then(|p| p.split("..").next());
     let address: u64 = physical.context("no physical address")?.trim().parse()?;
     Ok(address + 1000)
 }
