@@ -11,6 +11,8 @@ use services_api::bus::Link;
 use services_api::content::ContentProxy;
 use services_api::identity::IdentityProxy;
 use services_api::mesh::Streams;
+use services_api::network::NetworkProxy;
+use services_api::reconciler::ReconcilerProxy;
 use services_api::report::{ContentReport, PeerReport, TransferReport, UnitReport};
 use services_api::supervisor::SupervisorProxy;
 use tokio::runtime::Handle;
@@ -24,6 +26,8 @@ pub struct Links {
     content: Link,
     supervisor: Link,
     identity: Link,
+    network: Link,
+    reconciler: Link,
     pub streams: Streams,
 }
 
@@ -33,6 +37,8 @@ impl Links {
             content: Link::new("content"),
             supervisor: Link::new("supervisor"),
             identity: Link::new("identity"),
+            network: Link::new("network"),
+            reconciler: Link::new("reconciler"),
             streams,
         }
     }
@@ -52,6 +58,14 @@ impl Links {
 
     pub async fn units(&self) -> Result<Vec<UnitReport>> {
         from_json(&self.supervisor().await?.units().await?)
+    }
+
+    pub async fn network(&self) -> Result<NetworkProxy<'static>> {
+        Ok(NetworkProxy::new(&self.network.get().await?).await?)
+    }
+
+    pub async fn reconciler(&self) -> Result<ReconcilerProxy<'static>> {
+        Ok(ReconcilerProxy::new(&self.reconciler.get().await?).await?)
     }
 
     /// This node's id as text.
@@ -82,6 +96,14 @@ impl ContentSource<'_> {
         let report: ContentReport = from_json(&text)?;
         let mcid = mcid.to_string();
         Ok(report.transfers.into_iter().filter(|t| t.mcid == mcid).collect())
+    }
+}
+
+impl ContentSource<'_> {
+    /// Providers that were given up on while this was fetched, and why.
+    pub fn dropped(&self, contents: &[Mcid]) -> Vec<(String, String)> {
+        let transfers = contents.iter().filter_map(|mcid| self.transfers(mcid).ok()).flatten();
+        transfers.flat_map(|t| t.dropped).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use os_content_id::Mcid;
 use services_api::control::{self, Answer, Call, ok};
 use services_api::mesh::{Incoming, MeshEvent};
 use services_api::report::{
-    InstallParams, KillParams, LogLine, LogsParams, PowerParams, ProbeResult, UnitParams,
+    InstallParams, KillParams, LinkReport, LogLine, LogsParams, PowerParams, ProbeResult, UnitParams,
 };
 use tokio::sync::mpsc;
 
@@ -53,6 +53,9 @@ async fn answer(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer
             let p: UnitParams = call.params()?;
             ok(&from_json::<Vec<ProbeResult>>(&links.supervisor().await?.probe(&p.unit).await?)?)
         }
+        "links" => ok(&from_json::<Vec<LinkReport>>(&links.network().await?.links().await?)?),
+        "plan" => ok(&links.reconciler().await?.plan().await?),
+        "refresh" => ok(&links.reconciler().await?.refresh().await?),
         _ => {
             tracing::info!("{who} orders {}", call.method);
             act(updater, call).await

@@ -216,11 +216,16 @@ impl Updater {
     fn run_install(&self, release: &SignedRelease, runtime: &tokio::runtime::Handle) -> Result<Entry> {
         let source = ContentSource { links: &self.links, runtime: runtime.clone() };
         let peers = || runtime.block_on(self.connected_peers());
-        let contents = release.release().artifacts.iter().map(|a| a.mcid).collect();
-        let mut monitor = Shown { updater: self, source: &source, contents, asked: Instant::now() };
+        let contents: Vec<_> = release.release().artifacts.iter().map(|a| a.mcid).collect();
+        let mut monitor =
+            Shown { updater: self, source: &source, contents: contents.clone(), asked: Instant::now() };
         let install =
             Install { node: &self.node, records: &self.records, release, source: &source, peers: &peers };
-        install.run(&mut monitor)
+        let result = install.run(&mut monitor);
+        for (provider, why) in source.dropped(&contents) {
+            self.records.event("provider-dropped", format!("{provider}: {why}"));
+        }
+        result
     }
 
     async fn connected_peers(&self) -> Vec<String> {
