@@ -62,6 +62,9 @@ const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 const E2FSCK: &str = "usr/sbin/e2fsck.static";
 const NAME: &str = "Macula OS";
+/// Content lies in the image in the order of the paths. Modules seldom change, so they come before `usr/bin`: a
+/// program that grows does not move them, and a node that updates finds their chunks in the slot that it has.
+const MODULES: &str = "lib/modules";
 
 /// All that decides what an image becomes.
 pub struct ImageSpec {
@@ -233,9 +236,10 @@ impl Build<'_> {
             tree.copy(&format!("usr/bin/{name}"), true, path)?;
         }
         let selected = modules.select(&self.spec.board.root, Form::Shipped)?;
-        tree.bytes("usr/lib/modules/modules.toml", false, selected.toml)?;
+        tree.link("usr/lib/modules", "../../lib/modules")?;
+        tree.bytes(&format!("{MODULES}/modules.toml"), false, selected.toml)?;
         for (name, content) in selected.files {
-            tree.bytes(&format!("usr/lib/modules/{name}"), false, content)?;
+            tree.bytes(&format!("{MODULES}/{name}"), false, content)?;
         }
         for (path, bytes) in &self.spec.overlay {
             tree.bytes(path, path.starts_with("usr/bin/"), bytes.clone())?;

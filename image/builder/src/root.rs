@@ -17,7 +17,7 @@ use crate::error::{At, BuildError, Result};
 use crate::{tools, verity};
 
 /// Empty folders that PID 1 mounts something on.
-const MOUNT_POINTS: [&str; 8] = ["dev", "proc", "sys", "run", "tmp", "etc", "state", "var"];
+const MOUNT_POINTS: [&str; 7] = ["dev", "proc", "sys", "run", "tmp", "etc", "state"];
 /// Compressed in clusters of 64 KiB: a compromise between size and what a small read costs.
 const EROFS_OPTIONS: [&str; 5] = ["-zlz4hc", "-C65536", "-T0", "-x-1", "--all-root"];
 
@@ -33,6 +33,7 @@ struct Node {
 enum Source {
     Copy(PathBuf),
     Bytes(Vec<u8>),
+    Link(&'static str),
 }
 
 /// A finished root: EROFS, padding and hash tree in one file.
@@ -52,6 +53,11 @@ impl Tree {
 
     pub fn bytes(&mut self, path: &str, executable: bool, content: impl Into<Vec<u8>>) -> Result<()> {
         self.add(path, executable, Source::Bytes(content.into()))
+    }
+
+    /// A symbolic link to `target`, which is relative to the link's folder.
+    pub fn link(&mut self, path: &str, target: &'static str) -> Result<()> {
+        self.add(path, false, Source::Link(target))
     }
 
     fn add(&mut self, path: &str, executable: bool, source: Source) -> Result<()> {
@@ -89,6 +95,11 @@ impl Tree {
             match &node.source {
                 Source::Copy(from) => drop(std::fs::copy(from, &target).at("copy", from)?),
                 Source::Bytes(bytes) => std::fs::write(&target, bytes).at("write", &target)?,
+                Source::Link(to) => {
+                    std::os::unix::fs::symlink(to, &target).at("link", &target)?;
+                    hasher.update(format!("link {path}\0{to}\0"));
+                    continue;
+                }
             }
             let mode = if node.executable { 0o755 } else { 0o644 };
             set_mode(&target, mode)?;
@@ -146,7 +157,7 @@ fn set_modes_of_folders(folder: &Path) -> Result<()> {
     set_mode(folder, 0o755)?;
     for entry in std::fs::read_dir(folder).at("list", folder)? {
         let path = entry.at("list", folder)?.path();
-        if path.is_dir() {
+        if path.is_dir() && !path.is_symlink() {
             set_modes_of_folders(&path)?;
         }
     }

@@ -94,6 +94,33 @@ fn the_root_is_whole_and_the_command_line_opens_it() {
 }
 
 #[test]
+fn a_program_that_grows_does_not_move_the_modules() {
+    let noise = |seed: u8, bytes: usize| -> Vec<u8> {
+        let mut state = u64::from(seed) + 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        (0..bytes).map(|_| next()).collect()
+    };
+    let module = noise(0, 300_000);
+    let place_of_module = |program: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = root::Tree::default();
+        tree.bytes("usr/bin/mesh", true, noise(1, program)).unwrap();
+        tree.bytes("lib/modules/igb.ko.xz", false, module.clone()).unwrap();
+        tree.link("usr/lib/modules", "../../lib/modules").unwrap();
+        let image = dir.path().join("root.img");
+        tree.make(dir.path(), &image).unwrap();
+        let bytes = std::fs::read(image).unwrap();
+        bytes.windows(64).position(|window| window == &module[..64]).unwrap()
+    };
+    assert_eq!(place_of_module(100_000), place_of_module(200_000));
+}
+
+#[test]
 fn the_initramfs_has_what_opens_the_root() {
     let image = &built().image;
     let archive = zstd::decode_all(section(image, ".initrd").0.as_slice()).unwrap();
