@@ -91,7 +91,9 @@ where
 {
     frame::write(&mut stream, &Request::Have(content).encode()).await?;
     let first = timeout(FIRST_ANSWER, frame::expect(&mut stream, MAX_BLOCK_FRAME)).await;
-    match Answer::decode(&first.context("did not answer within 15 s")??) {
+    match Answer::decode(
+        &first.context("did not answer within 15 s")?.context("ended the stream without an answer")?,
+    ) {
         Ok(Answer::Have { held: 0, .. }) => bail!("has nothing of it any more"),
         Ok(Answer::Have { .. }) => tell(LinkEvent::Up).await?,
         Ok(Answer::Refused(reason)) => bail!("refused: {reason}"),

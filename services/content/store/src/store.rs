@@ -4,6 +4,8 @@
 //! The files are the truth. The index is compared with them on every open, and rebuilt when it does not work. A crash
 //! leaves at most blocks that no content lists: they count as content of their own, not used lately, and go first.
 
+mod scan;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::Path;
@@ -15,6 +17,7 @@ use crate::exchange::MAX_BLOCK;
 use crate::files::{Files, remove};
 use crate::index::{BlockEntry, Broken, ContentEntry, Index};
 use crate::pins::{MAX_PINS, Pins};
+use scan::Scan;
 
 /// What a file of any size takes up at least.
 const FILE_UNIT: u64 = 4096;
@@ -480,52 +483,6 @@ impl Inner {
             (false, _) => Err(StoreError::Quota { needed, quota, pinned: self.used }),
             (true, free) if free < needed + FREE_MARGIN => Err(StoreError::DiskFull { needed, free }),
             _ => Ok(()),
-        }
-    }
-}
-
-/// What the files say.
-struct Scan {
-    blocks: HashMap<Hash, u32>,
-    /// MCID, bytes of content, hashes of its blocks.
-    manifests: Vec<(Mcid, u64, BTreeSet<Hash>)>,
-    used: u64,
-}
-
-impl Scan {
-    fn run(files: &Files) -> Result<Self> {
-        let mut scan = Self { blocks: HashMap::new(), manifests: Vec::new(), used: 0 };
-        let mut names = Vec::new();
-        files
-            .each_block(|hash, len| match u32::try_from(len) {
-                Ok(size) if size as usize <= MAX_BLOCK => {
-                    scan.used += charge(len);
-                    scan.blocks.insert(hash, size);
-                }
-                _ => tracing::warn!("a block file of {len} bytes is too large to be one, left alone"),
-            })
-            .map_err(failed("listing the blocks"))?;
-        files.each_manifest(|hash, _| names.push(hash)).map_err(failed("listing the manifests"))?;
-        for hash in names {
-            scan.add_manifest(files, hash)?;
-        }
-        Ok(scan)
-    }
-
-    fn add_manifest(&mut self, files: &Files, hash: Hash) -> Result<()> {
-        let mcid = Mcid { codec: Codec::Manifest, hash };
-        let bytes = files.read_manifest(&hash).map_err(failed("reading a manifest"))?.unwrap_or_default();
-        match ChunkList::decode(&bytes, &mcid) {
-            Ok(list) => {
-                self.used += charge(bytes.len() as u64);
-                let unique = list.hashes().iter().copied().collect();
-                self.manifests.push((mcid, list.manifest().size, unique));
-                Ok(())
-            }
-            Err(e) => {
-                tracing::warn!("removed the file of {mcid}: {e}");
-                remove(&files.manifest_path(&hash)).map_err(failed("removing a manifest"))
-            }
         }
     }
 }

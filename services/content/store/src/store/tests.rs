@@ -83,7 +83,8 @@ fn any_damage_to_the_index_is_repaired_from_the_files() {
     let usage = store.usage();
     drop(store);
     let garbage: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let damages: [(&str, &dyn Fn(&Path)); 5] = [
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let damages: [(&str, Damage<'_>); 5] = [
         ("garbage", &|p| fs::write(p, &garbage).unwrap()),
         ("empty", &|p| fs::write(p, b"").unwrap()),
         ("cut", &|p| {
