@@ -9,7 +9,7 @@ mod mcid;
 mod merkle;
 
 pub use manifest::{
-    CHUNK_SIZE, ChunkList, Manifest, ManifestBuilder, ManifestError, MAX_CHUNKS, MAX_NAME, MAX_WIRE_MANIFEST,
+    CHUNK_SIZE, ChunkList, MAX_CHUNKS, MAX_NAME, MAX_WIRE_MANIFEST, Manifest, ManifestBuilder, ManifestError,
 };
 pub use mcid::{Codec, Mcid, ParseMcidError};
 pub use merkle::merkle_root;

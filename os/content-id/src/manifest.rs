@@ -141,11 +141,7 @@ impl ChunkList {
     pub fn decode(bytes: &[u8], wanted: &Mcid) -> Result<Self, ManifestError> {
         let list = Self::decode_any(bytes)?;
         let found = list.mcid();
-        if found == *wanted {
-            Ok(list)
-        } else {
-            Err(ManifestError::OtherContent { wanted: *wanted, found })
-        }
+        if found == *wanted { Ok(list) } else { Err(ManifestError::OtherContent { wanted: *wanted, found }) }
     }
 
     /// Decodes the wire form of whatever content it describes. Unknown fields are ignored.
@@ -322,8 +318,18 @@ mod tests {
             (4096, 1024, "bb10d97046abb290dd6d1c03c15341aec57c5ad5e3892953e4a11133be72bf04", "29c0b59f"),
             (3072, 1024, "1f7ff01e3d23397511295216a2d24dd653c496465181d83ec82680d74f4d9949", "21a00db7"),
             (1025, 1024, "ae3155adf142076cee605538693424e54205c2daa4df2c75defc04001ab201ed", "ebab5d68"),
-            (300_000, 262_144, "d7320fe6a28da5c7eef6a2a50ae19e7b8e14f547116860fd6e15d564b09d4dd0", "63878d53"),
-            (800_000, 262_144, "197c1935437104da41562f0816c858030943e2272cf326d929981d134a1b80cc", "978f4730"),
+            (
+                300_000,
+                262_144,
+                "d7320fe6a28da5c7eef6a2a50ae19e7b8e14f547116860fd6e15d564b09d4dd0",
+                "63878d53",
+            ),
+            (
+                800_000,
+                262_144,
+                "197c1935437104da41562f0816c858030943e2272cf326d929981d134a1b80cc",
+                "978f4730",
+            ),
         ];
         for (len, chunk, mcid, root) in cases {
             let list = list(len, chunk);

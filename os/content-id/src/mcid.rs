@@ -139,7 +139,9 @@ mod tests {
         bytes[0] = 1;
         bytes[1] = 0x70;
         assert_eq!(Mcid::try_from(bytes.as_slice()), Err(ParseMcidError::Codec(0x70)));
-        for text in ["", "mcid1-raw-blake3-", "mcid2-raw-blake3-00", "mcid1-raw-sha256-00", "mcid1-raw-blake3-zz"] {
+        for text in
+            ["", "mcid1-raw-blake3-", "mcid2-raw-blake3-00", "mcid1-raw-sha256-00", "mcid1-raw-blake3-zz"]
+        {
             assert_eq!(text.parse::<Mcid>(), Err(ParseMcidError::Text), "{text}");
         }
         let upper = Mcid::of_raw(b"x").to_string().to_uppercase();

@@ -82,8 +82,10 @@ impl FromStr for NodeId {
         if text.len() > MAX_TEXT {
             return Err(ParseNodeIdError::TooLong);
         }
-        let encoded =
-            text.strip_prefix(DID_KEY).and_then(|t| t.strip_prefix('z')).ok_or(ParseNodeIdError::NotDidKey)?;
+        let encoded = text
+            .strip_prefix(DID_KEY)
+            .and_then(|t| t.strip_prefix('z'))
+            .ok_or(ParseNodeIdError::NotDidKey)?;
         let raw = bs58::decode(encoded).into_vec().map_err(|_| ParseNodeIdError::NotBase58)?;
         match raw.strip_prefix(&ED25519_PUB) {
             Some(key) => NodeId::try_from(key),
@@ -99,8 +101,8 @@ mod tests {
     /// The Macula SDK's known answer (`ucan_did.json`: issuer_pub and publicKeyMultibase).
     #[test]
     fn prints_the_known_multibase_form() {
-        let bytes =
-            data_encoding::HEXLOWER.decode(b"b966a9812649c3d5542ff54954fe090c43fda6574fe48a0dd326626cfad29a83");
+        let bytes = data_encoding::HEXLOWER
+            .decode(b"b966a9812649c3d5542ff54954fe090c43fda6574fe48a0dd326626cfad29a83");
         let id = NodeId::try_from(bytes.unwrap().as_slice()).unwrap();
         assert_eq!(id.to_string(), "did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx");
         assert_eq!(id.to_string().parse(), Ok(id));

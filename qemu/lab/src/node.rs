@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use qemu_vm::{Line, Vm};
+use qemu_vm::{Line, Switch, Vm};
 use serde_json::Value;
 
 use crate::{Lab, Owner, wait_until};
@@ -13,6 +13,9 @@ use crate::{Lab, Owner, wait_until};
 const MESH_PORT: u16 = 4433;
 /// What the supervisor prints on the console when every unit is ready.
 pub const READY: &str = "all units ready";
+/// What init says first.
+const INIT: &str = "macula-init:";
+const KERNEL: Duration = Duration::from_secs(90);
 /// Emulated machines on a busy host are slow; this bounds a test, it measures nothing.
 const BOOT: Duration = Duration::from_secs(240);
 
@@ -38,8 +41,11 @@ pub struct Node<'lab> {
 
 impl<'lab> Node<'lab> {
     pub(crate) fn start(lab: &'lab Lab, name: &str, disk: PathBuf, options: NodeOptions) -> Result<Self> {
+        let switch = if options.alone { Switch::new() } else { lab.switch.clone() };
         let mut builder = Vm::builder(name)
             .disk(&disk)
+            .lan(&switch)
+            .cpus(1)
             .cache(qemu_vm::Cache::Unsafe)
             .uefi_variables(lab.dir.join(format!("{name}.vars")))
             .forward_udp(MESH_PORT)
@@ -47,9 +53,6 @@ impl<'lab> Node<'lab> {
             .serial_log(lab.dir.join(format!("{name}.log")));
         if let Some(log) = options.record_writes {
             builder = builder.record_writes(log);
-        }
-        if !options.alone {
-            builder = builder.lan(&lab.switch);
         }
         if let Some(callback) = options.on_line {
             builder = builder.on_line(callback);
@@ -61,6 +64,11 @@ impl<'lab> Node<'lab> {
 
     /// Waits for the console's word that all units are ready.
     pub fn wait_ready(&self) -> Result<String> {
+        // An emulated kernel on a busy host now and then hangs before init (an RCU stall on the emulated processor): that
+        // is the emulator's doing, and a second try is fair.
+        if self.vm.serial().wait_for_after(self.vm.serial().run(), INIT, KERNEL).is_err() {
+            self.vm.reset()?;
+        }
         Ok(self.vm.serial().wait_for_after(self.vm.serial().run(), READY, BOOT)?)
     }
 

@@ -18,8 +18,6 @@ pub(crate) struct Connections<'a> {
     pub qmp: Option<&'a OwnedFd>,
     /// One for each of the builder's LANs.
     pub lans: &'a [OwnedFd],
-    /// Host port for each of the user network's forwards.
-    pub host_ports: &'a [u16],
     /// Write logs go on where they ended.
     pub append_write_logs: bool,
 }
@@ -121,16 +119,6 @@ fn network(builder: &Builder, connections: &Connections<'_>, arguments: &mut Arg
         let mac = lan.switch.mac(lan.port);
         arguments.add("-device", format!("virtio-net-pci,netdev=lan{index},mac={mac},romfile="));
     }
-    if let Some(user_net) = &builder.user_net {
-        let subnet = user_net.subnet;
-        let mut netdev = format!("user,id=user,net=10.0.{subnet}.0/24,restrict=on,ipv6=off");
-        for (forward, host_port) in user_net.forwards.iter().zip(connections.host_ports) {
-            netdev += &format!(",hostfwd=udp:127.0.0.1:{host_port}-:{}", forward.guest_port);
-        }
-        arguments.add("-netdev", netdev);
-        let mac = format!("52:54:00:b0:00:{subnet:02x}");
-        arguments.add("-device", format!("virtio-net-pci,netdev=user,mac={mac},romfile="));
-    }
 }
 
 fn consoles(builder: &Builder, connections: &Connections<'_>, arguments: &mut Arguments) {
@@ -184,17 +172,14 @@ mod tests {
             flash: Some((Path::new("code.fd"), Path::new("vars.fd"))),
             qmp: None,
             lans: &lans,
-            host_ports: &[5000],
             append_write_logs: true,
         };
         let text = line(&builder, &connections);
-        let subnet = builder.user_net.as_ref().unwrap().subnet;
         for part in [
             "filename=x,,y.img,discard=unmap,cache.direct=off,cache.no-flush=on",
             "driver=blklogwrites,node-name=logged0,file=raw0,log=log0,log-sector-size=512,log-append=off",
             "virtio-blk-pci,drive=logged0,bootindex=1",
             &format!("addr.type=fd,addr.str={}", lans[0].as_raw_fd()),
-            &format!("net=10.0.{subnet}.0/24,restrict=on,ipv6=off,hostfwd=udp:127.0.0.1:5000-:4433"),
             "-device i6300esb -action watchdog=reset",
             "-serial mon:stdio",
         ] {
@@ -207,6 +192,5 @@ mod tests {
         let switch = Switch::new();
         let [a, b] = ["a", "b"].map(|name| Vm::builder(name).lan(&switch).forward_udp(1));
         assert_ne!(switch.mac(a.lans[0].port), switch.mac(b.lans[0].port));
-        assert_ne!(a.user_net.unwrap().subnet, b.user_net.unwrap().subnet);
     }
 }

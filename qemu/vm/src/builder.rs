@@ -1,7 +1,6 @@
 //! What a machine is made of. [`Builder::start`] turns it into a running [`Vm`].
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::serial::{Callback, Line};
 use crate::switch::{PortId, Switch};
@@ -30,7 +29,8 @@ pub struct Builder {
     pub(crate) uefi: Option<UefiWanted>,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) lans: Vec<Lan>,
-    pub(crate) user_net: Option<UserNet>,
+    /// The guest's UDP ports that the host reaches.
+    pub(crate) forwards: Vec<u16>,
     pub(crate) watchdog: bool,
     pub(crate) screen: bool,
     pub(crate) reboots: bool,
@@ -60,18 +60,6 @@ pub(crate) struct Lan {
     pub port: PortId,
 }
 
-pub(crate) struct UserNet {
-    /// The guest's network is 10.0.`subnet`.0/24.
-    pub subnet: u8,
-    pub forwards: Vec<Forward>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Forward {
-    pub host_port: Option<u16>,
-    pub guest_port: u16,
-}
-
 impl Builder {
     pub(crate) fn new(name: &str) -> Self {
         Self {
@@ -83,7 +71,7 @@ impl Builder {
             uefi: None,
             kernel: None,
             lans: Vec::new(),
-            user_net: None,
+            forwards: Vec::new(),
             watchdog: false,
             screen: false,
             reboots: true,
@@ -154,21 +142,10 @@ impl Builder {
         self
     }
 
-    /// Forwards a free UDP port of 127.0.0.1 ([`Vm::host_port`]) to the guest's `guest_port`.
-    ///
-    /// The first forward adds a network card on a network of its own (10.0.n.0/24, n different for each machine of
-    /// this process, the guest is 10.0.n.15 by DHCP, no IPv6) from which the guest reaches nothing but the answers' way back.
-    pub fn forward_udp(self, guest_port: u16) -> Self {
-        self.forward(Forward { host_port: None, guest_port })
-    }
-
-    /// As [`forward_udp`](Self::forward_udp), from a given port of the host.
-    pub fn forward_udp_from(self, host_port: u16, guest_port: u16) -> Self {
-        self.forward(Forward { host_port: Some(host_port), guest_port })
-    }
-
-    fn forward(mut self, forward: Forward) -> Self {
-        self.user_net.get_or_insert_with(UserNet::new).forwards.push(forward);
+    /// Forwards a free UDP port of 127.0.0.1 ([`Vm::host_port`]) to the guest's `guest_port`, through the first switch
+    /// given to [`lan`](Self::lan), or one of its own. The guest must listen on IPv6, too.
+    pub fn forward_udp(mut self, guest_port: u16) -> Self {
+        self.forwards.push(guest_port);
         self
     }
 
@@ -214,19 +191,15 @@ impl Builder {
     /// # Errors
     /// QEMU or OVMF not installed, a file that cannot be opened, or QEMU ending at once (with what it said).
     pub fn start(self) -> Result<Vm, Error> {
-        Vm::start(self)
+        Vm::start(self.with_a_way_in())
     }
 
     /// Starts the machine with its console on this terminal and waits for it to end. Ctrl-A X leaves, Ctrl-A H helps.
     pub fn interactive(self) -> Result<(), Error> {
-        Vm::interactive(self)
+        Vm::interactive(self.with_a_way_in())
     }
-}
 
-impl UserNet {
-    fn new() -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
-        // 10.0.16.0 to 10.0.215.0; 10.0.2.0 is what every other QEMU uses.
-        Self { subnet: 16 + NEXT.fetch_add(1, Ordering::Relaxed) % 200, forwards: Vec::new() }
+    fn with_a_way_in(self) -> Self {
+        if self.forwards.is_empty() || !self.lans.is_empty() { self } else { self.lan(&Switch::new()) }
     }
 }

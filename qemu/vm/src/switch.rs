@@ -140,7 +140,11 @@ impl Switch {
 
     /// The address that a machine's card on this port gets: unlike any other of this process's machines.
     pub(crate) fn mac(&self, port: PortId) -> String {
-        format!("52:54:00:a0:{:02x}:{:02x}", self.shared.number, port.0 as u8)
+        self.mac_bytes(port).map(|b| format!("{b:02x}")).join(":")
+    }
+
+    pub(crate) fn mac_bytes(&self, port: PortId) -> [u8; 6] {
+        [0x52, 0x54, 0x00, 0xa0, self.shared.number, port.0 as u8]
     }
 
     /// Cuts `port` off: nothing in, nothing out, and what was learnt about it is forgotten.

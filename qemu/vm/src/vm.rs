@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::arguments::{Connections, arguments};
 use crate::builder::{Builder, UefiWanted};
 use crate::switch::PortId;
+use crate::udp_forward::UdpForward;
 use crate::{Error, Firmware, Qmp, Serial, process};
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -39,7 +40,7 @@ struct Prepared {
     /// Holds the variables that have no file of their own.
     _directory: Option<TempDir>,
     flash: Option<(PathBuf, PathBuf)>,
-    host_ports: Vec<u16>,
+    forwards: Vec<UdpForward>,
 }
 
 struct Run {
@@ -109,9 +110,8 @@ impl Vm {
 
     /// The port of 127.0.0.1 that leads to the guest's UDP port `guest_port`.
     pub fn host_port(&self, guest_port: u16) -> Option<u16> {
-        let forwards = self.builder.user_net.iter().flat_map(|net| &net.forwards);
-        let mut pairs = forwards.zip(&self.prepared.host_ports);
-        pairs.find(|(forward, _)| forward.guest_port == guest_port).map(|(_, host_port)| *host_port)
+        let forward = self.prepared.forwards.iter().find(|f| f.guest_port == guest_port);
+        forward.map(|f| f.host_port)
     }
 
     /// The port of the `index`th switch given to [`Builder::lan`].
@@ -260,12 +260,13 @@ impl Prepared {
             }
             None => (None, None),
         };
-        let forwards = builder.user_net.iter().flat_map(|net| &net.forwards);
-        let host_ports = forwards
-            .map(|forward| forward.host_port.map_or_else(crate::free_udp_port, Ok))
-            .collect::<io::Result<_>>()
-            .map_err(io_error(builder, "find a free UDP port"))?;
-        Ok(Self { _directory: directory, flash, host_ports })
+        let open = |guest_port: &u16| {
+            let lan = builder.lans.first().ok_or(io::ErrorKind::NotConnected)?;
+            UdpForward::open(&lan.switch, lan.switch.mac_bytes(lan.port), *guest_port)
+        };
+        let forwards = builder.forwards.iter().map(open).collect::<io::Result<_>>();
+        let forwards = forwards.map_err(io_error(builder, "open a way to its UDP port"))?;
+        Ok(Self { _directory: directory, flash, forwards })
     }
 }
 
@@ -348,7 +349,7 @@ fn command(
     append_write_logs: bool,
 ) -> Result<Command, Error> {
     let flash = prepared.flash.as_ref().map(|(code, variables)| (code.as_path(), variables.as_path()));
-    let connections = Connections { flash, qmp, lans, host_ports: &prepared.host_ports, append_write_logs };
+    let connections = Connections { flash, qmp, lans, append_write_logs };
     let mut command = Command::new(PROGRAM);
     command.args(arguments(builder, &connections)?.0);
     Ok(command)
