@@ -87,11 +87,16 @@ fn guid(seed: &str, what: &str) -> Uuid {
 /// Compresses the raw image at `from` to `to`; returns the compressed length. Holes are not read. The result does
 /// not depend on the number of threads.
 pub fn compress(from: &Path, to: &Path, step: &mut Step) -> Result<u64> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    compress_with(threads, from, to, step)
+}
+
+/// `threads` is at least 1: none would compress in another way, with another result.
+fn compress_with(threads: u32, from: &Path, to: &Path, step: &mut Step) -> Result<u64> {
     let mut source = File::open(from).at("open", from)?;
     let length = source.metadata().at("inspect", from)?.len();
     step.total(length);
     let target = File::create(to).at("create", to)?;
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let mut encoder = zstd::Encoder::new(target, ZSTD_LEVEL).at("compress to", to)?;
     encoder.multithread(threads).at("compress to", to)?;
     encoder.include_checksum(true).at("compress to", to)?;
@@ -118,4 +123,27 @@ pub fn compress(from: &Path, to: &Path, step: &mut Step) -> Result<u64> {
     }
     let target = encoder.finish().at("compress to", to)?;
     Ok(target.metadata().at("inspect", to)?.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Progress;
+
+    #[test]
+    fn the_number_of_threads_does_not_show() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("raw");
+        let text: String = (0..2_000_000).map(|n: u32| format!("{n:x}{}", n.wrapping_mul(n))).collect();
+        let mut file = File::create(&from).unwrap();
+        file.set_len(300 << 20).unwrap();
+        file.seek(SeekFrom::Start(100 << 20)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let outputs = [1, 2, 5].map(|threads| {
+            let to = dir.path().join("zst");
+            compress_with(threads, &from, &to, &mut Progress::silent().step("")).unwrap();
+            std::fs::read(to).unwrap()
+        });
+        assert!(outputs[0] == outputs[1] && outputs[0] == outputs[2]);
+    }
 }

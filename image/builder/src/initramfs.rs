@@ -3,6 +3,7 @@
 //! Two compressed archives, one behind the other, as the kernel allows: the large one seldom changes and is kept in
 //! the cache, the one with `init` is made at every build.
 
+use std::io::Write;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
@@ -51,9 +52,9 @@ fn compress_cached(archive: &[u8], folder: &Path) -> Result<Vec<u8>> {
     }
     let bytes = compress(archive)?;
     std::fs::create_dir_all(folder).at("create", folder)?;
-    let temporary = file.with_extension(format!("new-{}", std::process::id()));
-    std::fs::write(&temporary, &bytes).at("write", &temporary)?;
-    std::fs::rename(&temporary, &file).at("rename to", &file)?;
+    let mut temporary = tempfile::NamedTempFile::new_in(folder).at("create a file in", folder)?;
+    temporary.write_all(&bytes).at("write to", folder)?;
+    temporary.persist(&file).map_err(|error| error.error).at("rename to", &file)?;
     Ok(bytes)
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Needs neither root nor loop devices. Equal inputs give equal bytes. Everything is written to a temporary folder
 //! inside the output folder and renamed at the end; a crash leaves that folder (`.new-*`) and no stamp, so that the
-//! next build starts over.
+//! next build removes it and starts over. Builds for one output folder take turns.
 
 mod cpio;
 mod disk;
@@ -20,6 +20,7 @@ pub mod sparse;
 mod stamp;
 mod state;
 pub mod tools;
+mod turn;
 pub mod uki;
 pub mod verity;
 
@@ -56,6 +57,8 @@ pub const PROGRAMS: [&str; 10] = [
 ];
 /// Where downloads and unpacked packages are kept, below the workspace: shared by `cargo xtask` and the tests.
 pub const CACHE_DIR: &str = "target/image-cache";
+/// What the names of work folders begin with.
+const WORK: &str = ".new-";
 const INIT: &str = "init";
 
 const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
@@ -155,18 +158,28 @@ pub fn programs_in(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
 pub fn build(spec: &ImageSpec, progress: &Progress) -> Result<BuiltImage> {
     check(spec)?;
     let inputs = stamp::inputs(spec)?;
+    let _turn = turn::wait(&spec.out_dir)?;
     if let Some(image) = stamp::find(&spec.out_dir, &inputs) {
         return Ok(BuiltImage { reused: true, ..image });
     }
-    std::fs::create_dir_all(&spec.out_dir).at("create", &spec.out_dir)?;
     stamp::remove(&spec.out_dir)?;
-    let work = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempdir_in(&spec.out_dir)
-        .at("create a folder in", &spec.out_dir)?;
+    remove_leftovers(&spec.out_dir)?;
+    let work = tempfile::Builder::new().prefix(WORK).tempdir_in(&spec.out_dir);
+    let work = work.at("create a folder in", &spec.out_dir)?;
     let image = Build { spec, work: work.path(), progress }.run()?;
     stamp::write(&spec.out_dir, inputs, &image)?;
     Ok(image)
+}
+
+/// Removes the work folders of builds that were interrupted. It is our turn, so none is in use.
+fn remove_leftovers(out: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(out).at("list", out)? {
+        let entry = entry.at("list", out)?;
+        if entry.file_name().to_string_lossy().starts_with(WORK) {
+            std::fs::remove_dir_all(entry.path()).at("remove", &entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn check(spec: &ImageSpec) -> Result<()> {

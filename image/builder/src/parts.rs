@@ -19,6 +19,7 @@ pub use update::{Change, update};
 use crate::error::{At, BuildError, Result};
 use crate::progress::Progress;
 use crate::tools;
+use crate::turn;
 
 /// Largest accepted lock file and part.
 const LOCK_MAX: u64 = 1 << 20;
@@ -156,6 +157,7 @@ impl Unpacked {
 pub fn unpack(lock: &Lock, names: &[&str], cache: &Path, progress: &Progress) -> Result<Unpacked> {
     let wanted = names.iter().map(|name| lock.part(name).cloned()).collect::<Result<Vec<_>>>()?;
     let wanted = Lock { parts: wanted, ..lock.clone() };
+    let _turn = turn::wait(cache)?;
     fetch(&wanted, cache, progress)?;
     let mut roots = BTreeMap::new();
     for part in wanted.parts {

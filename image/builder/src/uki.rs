@@ -184,3 +184,58 @@ fn read_u32(bytes: &[u8], at: usize) -> Result<u32> {
 fn error(reason: &str) -> BuildError {
     BuildError::Uki(reason.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unfit_stubs_are_refused_with_the_reason() {
+        let good = pe();
+        type Spoil = fn(&mut Vec<u8>);
+        let cases: [(&str, Spoil, &str); 6] = [
+            ("no MZ", |pe| pe[0] = 0, "no PE file"),
+            ("cut off", |pe| pe.truncate(0x60), "cut off"),
+            ("PE32", |pe| pe[OPTIONAL + 1] = 1, "PE32+"),
+            ("signed", |pe| pe[OPTIONAL + SECURITY_DIRECTORY] = 1, "signed"),
+            ("small headers", |pe| pe[OPTIONAL + HEADERS_SIZE + 1] = 2, "no room"),
+            ("doubled", |pe| pe[TABLE..TABLE + 6].copy_from_slice(b".osrel"), "already has"),
+        ];
+        build(&good, &content("NAME=x\n", &good)).unwrap();
+        for (what, spoil, wanted) in cases {
+            let mut bad = good.clone();
+            spoil(&mut bad);
+            let error = build(&bad, &content("NAME=x\n", &good)).err().map(|error| error.to_string());
+            assert!(error.as_ref().is_some_and(|error| error.contains(wanted)), "{what}: {error:?}");
+        }
+        assert!(build(&good, &content("ID=x\n", &good)).is_err());
+        assert!(build(&good, &content("NAME=x\n", b"no kernel")).is_err());
+    }
+
+    fn content<'a>(os_release: &'a str, linux: &'a [u8]) -> Uki<'a> {
+        Uki { os_release, cmdline: "c", uname: "u", initrd: b"i", linux }
+    }
+
+    const OPTIONAL: usize = 0x58;
+    const TABLE: usize = OPTIONAL + 240;
+
+    /// Headers of 1024 bytes and one section of 512.
+    fn pe() -> Vec<u8> {
+        let mut bytes = vec![0; 1536];
+        let mut put = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        put(0, 0x5a4d);
+        put(0x3c, 0x40);
+        put(0x40, 0x4550);
+        put(0x44, 0x1_8664);
+        put(0x54, 240);
+        put(OPTIONAL, 0x20b);
+        put(OPTIONAL + SECTION_ALIGN, 4096);
+        put(OPTIONAL + FILE_ALIGN, 512);
+        put(OPTIONAL + IMAGE_SIZE, 8192);
+        put(OPTIONAL + HEADERS_SIZE, 1024);
+        for (at, value) in [(8, 512), (12, 4096), (16, 512), (20, 1024)] {
+            put(TABLE + at, value);
+        }
+        bytes
+    }
+}
