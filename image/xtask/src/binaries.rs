@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::Tree;
 use crate::host::{self, TARGET};
 
-/// The packages of [`PROGRAMS`].
-const PACKAGES: [&str; 10] = [
+/// The packages of [`PROGRAMS`], the lying peer of the boot tests and the init of the boot bench. Built by one command, so that
+/// the crates they share are compiled with one set of features, once.
+const PACKAGES: [&str; 12] = [
     "init-pid1",
     "init-supervisor",
     "services-identity",
@@ -22,11 +23,27 @@ const PACKAGES: [&str; 10] = [
     "services-update",
     "services-network",
     "os-ctl",
+    "tests-liar",
+    "bare-init",
 ];
 
+/// A peer that serves flipped bytes.
+pub const LIAR: &str = "liar";
+/// An init that prints how long the kernel took, and powers off.
+pub const BARE_INIT: &str = "bare-init";
+
 /// Everything that the programs are made from.
-const SOURCES: [&str; 7] =
-    ["os", "services", "init", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"];
+const SOURCES: [&str; 9] = [
+    "tests/liar",
+    "qemu/bare-init",
+    "os",
+    "services",
+    "init",
+    "Cargo.toml",
+    "Cargo.lock",
+    "rust-toolchain.toml",
+    ".cargo/config.toml",
+];
 
 /// Builds the programs of one OS version; the folder they are in. The version is compiled into the supervisor, so each
 /// version has its own folder, and one whose sources have not changed is not built again.
@@ -39,9 +56,9 @@ pub fn build(tree: &Tree, version: &str) -> Result<PathBuf> {
     }
     eprintln!("compiling the programs of {version} for {TARGET}");
     let _ = std::fs::remove_file(&stamp_file);
-    cargo(tree, &PACKAGES, version)?;
+    cargo(tree, version)?;
     std::fs::create_dir_all(&folder)?;
-    for program in PROGRAMS {
+    for program in PROGRAMS.into_iter().chain([LIAR, BARE_INIT]) {
         let from = built(tree).join(program);
         std::fs::copy(&from, folder.join(program))
             .with_context(|| format!("cannot copy {}", from.display()))?;
@@ -50,30 +67,15 @@ pub fn build(tree: &Tree, version: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The lying peer of the boot tests; `cargo xtask test boot` builds it.
-pub fn liar(tree: &Tree) -> PathBuf {
-    built(tree).join("liar")
-}
-
-pub fn build_liar(tree: &Tree) -> Result<()> {
-    cargo(tree, &["tests-liar"], "")
-}
-
-/// The program of a bench: the bare init.
-pub fn bare_init(tree: &Tree) -> Result<PathBuf> {
-    cargo(tree, &["bare-init"], "")?;
-    Ok(built(tree).join("bare-init"))
-}
-
 fn built(tree: &Tree) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     tree.root.join(target).join(TARGET).join("release")
 }
 
-fn cargo(tree: &Tree, packages: &[&str], version: &str) -> Result<()> {
+fn cargo(tree: &Tree, version: &str) -> Result<()> {
     let mut command = host::cargo();
     command.args(["build", "--release", "--locked", "--target", TARGET]);
-    command.args(packages.iter().flat_map(|p| ["-p", p]));
+    command.args(PACKAGES.iter().flat_map(|p| ["-p", p]));
     let status = command.env("MACULA_OS_VERSION", version).current_dir(&tree.root).status();
     if status.context("cannot run cargo")?.success() { Ok(()) } else { bail!("the programs do not compile") }
 }

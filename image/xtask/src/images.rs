@@ -45,14 +45,15 @@ pub fn command(tree: &Tree, options: &Options) -> Result<()> {
 pub fn releases(tree: &Tree) -> Result<Releases> {
     let first = build(tree, QEMU_BOARD, FIRST, true, units(tree)?)?;
     let second = build(tree, QEMU_BOARD, SECOND, false, units(tree)?)?;
-    let maculactl = tree.out().join("programs").join(FIRST).join("maculactl");
+    let programs = binaries::build(tree, FIRST)?;
+    let (maculactl, liar) = (programs.join("maculactl"), programs.join(binaries::LIAR));
     let deaf = build_deaf(tree)?;
     Ok(Releases {
         first: files(first),
         second: files(second),
         deaf: files(deaf),
         maculactl,
-        liar: binaries::liar(tree),
+        liar,
     })
 }
 
@@ -98,7 +99,8 @@ fn build_with(
 
 /// A disk image with the same kernel, boot loader and modules, whose init only prints and powers off.
 pub fn bare(tree: &Tree) -> Result<PathBuf> {
-    let programs = BTreeMap::from([("init".to_string(), binaries::bare_init(tree)?)]);
+    let programs =
+        BTreeMap::from([("init".to_string(), binaries::build(tree, FIRST)?.join(binaries::BARE_INIT))]);
     let image = build_programs(tree, QEMU_BOARD, "0.0.0-bare", programs, true, BTreeMap::new())?;
     Ok(image.disk.context("no disk image was made")?.raw.path)
 }

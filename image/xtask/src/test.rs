@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use qemu_lab::Releases;
 
 use crate::host::{self, Need, TARGET};
-use crate::{Tree, binaries, images};
+use crate::{Tree, images};
 
 /// Crates that run on the machine that builds, not on a node.
 const HOST_CRATES: [&str; 7] =
@@ -89,7 +89,6 @@ fn image_test_arguments(options: &Options) -> Vec<&str> {
 
 fn boot(tree: &Tree, options: &Options) -> Result<()> {
     let releases = images::releases(tree)?;
-    binaries::build_liar(tree)?;
     let file = tree.out().join("releases.json");
     releases.save(&file)?;
     let arguments = vec!["test", "--release", "--locked", "-p", "tests-boot"];

@@ -72,7 +72,7 @@ async fn join(key: &NodeKey, node: SocketAddr) -> Result<Connection> {
 
 /// Tells the node, as a DHT peer would, that this content is to be had here.
 async fn announce(connection: &Connection, key: &NodeKey, mcid: &Mcid) -> Result<()> {
-    let provider = Provider { mcid: mcid.to_bytes(), addresses: Vec::new(), withdrawn: false };
+    let provider = Provider { mcid: mcid.to_bytes(), addresses: Arc::from([]), withdrawn: false };
     let statement = provider.draft().statement(key.node_id(), 1, daemon::now_ms(), LIFETIME_MS);
     let signature = key.sign(domain::DHT_RECORD, &statement.signing_bytes());
     let record = Arc::new(statement.signed(signature));
