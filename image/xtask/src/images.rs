@@ -48,13 +48,7 @@ pub fn releases(tree: &Tree) -> Result<Releases> {
     let programs = binaries::build(tree, FIRST)?;
     let (maculactl, liar) = (programs.join("maculactl"), programs.join(binaries::LIAR));
     let deaf = build_deaf(tree)?;
-    Ok(Releases {
-        first: files(first),
-        second: files(second),
-        deaf: files(deaf),
-        maculactl,
-        liar,
-    })
+    Ok(Releases { first: files(first), second: files(second), deaf: files(deaf), maculactl, liar })
 }
 
 fn files(image: BuiltImage) -> ReleaseFiles {
