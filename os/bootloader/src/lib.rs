@@ -80,6 +80,9 @@ pub trait Bootloader {
     /// The switch: the staged payload becomes an entry on trial. One sector.
     fn arm(&mut self, seq: u32) -> Result<Entry>;
 
+    /// An entry whose tries were used up gets them back. One sector.
+    fn rearm(&mut self, entry: Entry) -> Result<Entry>;
+
     /// The trial is over and won: its entry loses the counter. One sector.
     fn commit(&mut self, entry: Entry) -> Result<Entry>;
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootInfo, Entry, FailedReleases, Slot};
+use crate::{BootInfo, Entry, FailedRelease, FailedReleases, Slot};
 
 /// The trial record, `/state/update/trial.json`: written before the entry is armed, cleared after it is committed
 /// or has failed.
@@ -25,10 +25,18 @@ pub struct Trial {
     /// How often the node has rebooted to start this trial; bounds the loop if the boot loader never picks it.
     #[serde(default)]
     pub reboots: u32,
+    /// How often all its tries were used up without a word from any of them.
+    #[serde(default)]
+    pub silent_rounds: u32,
 }
 
 /// How often a node reboots for a trial that the boot loader does not choose.
 pub const REBOOTS_MAX: u32 = 3;
+
+/// How long the committed slot must have run before a trial whose boots all ended without a word gets its tries back,
+/// milliseconds, by the rounds before: power that fails every minute must not use up a good release, and a release whose
+/// kernel hangs must come to an end.
+pub const SILENT_PAUSES_MS: [u64; 2] = [60_000, 600_000];
 
 /// What this boot means and what follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +52,9 @@ pub enum BootVerdict {
     NeverArmed,
     /// Armed, but something else is running, and no boot of it has failed: reboot into it.
     NeverBooted { entry: Entry },
+    /// Every try was used up and none left evidence: power cuts, or a kernel that hangs or panics. When the committed
+    /// slot has run for `pause_ms` without a break, give the entry its tries back and reboot into it.
+    Silent { entry: Entry, pause_ms: u64 },
     /// The trial is over. `entry`, if it is still there and could be chosen again, is to be marked bad; `running`
     /// says that it is the very one that is running, so that a reboot must follow.
     TrialFailed { entry: Option<Entry>, running: bool, reason: String, log_tail: Vec<String> },
@@ -63,7 +74,7 @@ pub fn after_boot(
     match trial {
         Some(t) if t.seq == info.seq => own_trial(entries, info, t, failed),
         _ if info.trial => BootVerdict::OnTrial { recorded: false },
-        Some(t) => other_slots_trial(entries, info, t),
+        Some(t) => other_slots_trial(entries, info, t, failed),
         None => fallback(entries, info).unwrap_or(BootVerdict::NoTrial),
     }
 }
@@ -76,7 +87,7 @@ fn own_trial(entries: &[Entry], info: &BootInfo, trial: &Trial, failed: &FailedR
         reason,
         log_tail,
     };
-    if let Some(f) = failed.find(&trial.release_mcid).filter(|f| f.seq == trial.seq) {
+    if let Some(f) = recorded_failure(trial, failed) {
         // The gate said no and recorded it, but the power went before the entry was marked.
         return over(f.reason.clone(), f.log_tail.clone());
     }
@@ -88,7 +99,16 @@ fn own_trial(entries: &[Entry], info: &BootInfo, trial: &Trial, failed: &FailedR
     }
 }
 
-fn other_slots_trial(entries: &[Entry], info: &BootInfo, trial: &Trial) -> BootVerdict {
+fn recorded_failure<'a>(trial: &Trial, failed: &'a FailedReleases) -> Option<&'a FailedRelease> {
+    failed.find(&trial.release_mcid).filter(|f| f.seq == trial.seq)
+}
+
+fn other_slots_trial(
+    entries: &[Entry],
+    info: &BootInfo,
+    trial: &Trial,
+    failed: &FailedReleases,
+) -> BootVerdict {
     let entry = entries.iter().copied().find(|e| e.seq == trial.seq);
     let evidence = info.evidence_of(trial.seq);
     let over = |entry: Option<Entry>, default: String| BootVerdict::TrialFailed {
@@ -97,12 +117,25 @@ fn other_slots_trial(entries: &[Entry], info: &BootInfo, trial: &Trial) -> BootV
         reason: evidence.map_or(default, |e| format!("{}: {}", e.stage, e.reason)),
         log_tail: evidence.map(|e| e.log_tail.clone()).unwrap_or_default(),
     };
+    if let (Some(entry), Some(f)) = (entry, recorded_failure(trial, failed)) {
+        // Recorded, but the power went before the entry was marked or the trial's record cleared.
+        return BootVerdict::TrialFailed {
+            entry: Some(entry).filter(|e| !e.is_exhausted()),
+            running: false,
+            reason: f.reason.clone(),
+            log_tail: f.log_tail.clone(),
+        };
+    }
     match entry {
         None => BootVerdict::NeverArmed,
-        Some(e) if e.is_exhausted() => {
-            let done = e.tries.map_or(0, |t| t.done);
-            over(None, format!("{done} boots on trial did not reach the gate and left no evidence"))
-        }
+        Some(e) if e.is_exhausted() && evidence.is_some() => over(None, String::new()),
+        Some(entry) if entry.is_exhausted() => match SILENT_PAUSES_MS.get(trial.silent_rounds as usize) {
+            Some(&pause_ms) => BootVerdict::Silent { entry, pause_ms },
+            None => over(
+                None,
+                format!("{} times its tries were used up and left no evidence", trial.silent_rounds + 1),
+            ),
+        },
         Some(e) if e.is_committed() => {
             fallback(entries, info).unwrap_or_else(|| over(None, "another slot was chosen by hand".into()))
         }
@@ -176,6 +209,7 @@ mod tests {
             peers: vec![],
             installed_at_unix: 0,
             reboots: 0,
+            silent_rounds: 0,
         }
     }
 
@@ -237,8 +271,45 @@ mod tests {
             panic!("{told:?}")
         };
         assert_eq!((reason.as_str(), log_tail.len()), ("verity: block 9 is corrupted", 1));
-        let silent = judge(&entries, &booted("macula-000001.efi", &[]), Some(&trial(2)));
-        assert!(matches!(silent, BootVerdict::TrialFailed { reason, .. } if reason.contains("3 boots")));
+    }
+
+    #[test]
+    fn tries_used_up_without_a_word_are_given_back_a_bounded_number_of_times() {
+        let entries = ["macula-000001.efi", "macula-000002+0-3.efi"];
+        let info = booted("macula-000001.efi", &[]);
+        let mut t = trial(2);
+        let mut pauses = Vec::new();
+        while let BootVerdict::Silent { entry, pause_ms } = judge(&entries, &info, Some(&t)) {
+            assert_eq!(entry.to_string(), entries[1]);
+            pauses.push(pause_ms);
+            t.silent_rounds += 1;
+        }
+        assert_eq!(pauses, SILENT_PAUSES_MS);
+        let end = judge(&entries, &info, Some(&t));
+        assert!(
+            matches!(end, BootVerdict::TrialFailed { entry: None, reason, .. } if reason.contains("3 times"))
+        );
+    }
+
+    #[test]
+    fn power_cut_between_marking_bad_and_clearing_the_record_keeps_the_reason() {
+        let mut failed = FailedReleases::default();
+        failed.record(FailedRelease {
+            mcid: "m".into(),
+            version: "0.2.0".into(),
+            seq: 2,
+            reason: "mesh was not ready".into(),
+            log_tail: vec!["line".into()],
+            at_unix: 0,
+        });
+        let info = booted("macula-000001.efi", &[]);
+        for (name, marked) in [("macula-000002+0-3.efi", true), ("macula-000002+2-1.efi", false)] {
+            let verdict = after_boot(&list(&["macula-000001.efi", name]), &info, Some(&trial(2)), &failed);
+            let BootVerdict::TrialFailed { entry, running: false, reason, log_tail } = verdict else {
+                panic!("{verdict:?}")
+            };
+            assert_eq!((entry.is_none(), reason.as_str(), log_tail.len()), (marked, "mesh was not ready", 1));
+        }
     }
 
     #[test]

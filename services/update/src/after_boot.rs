@@ -42,6 +42,7 @@ async fn judge(updater: &Arc<Updater>) -> Result<()> {
         BootVerdict::Committed => committed(updater)?,
         BootVerdict::NeverArmed => never_armed(updater, trial)?,
         BootVerdict::NeverBooted { entry } => never_booted(updater, trial, entry).await?,
+        BootVerdict::Silent { entry, pause_ms } => silent(updater, trial, entry, pause_ms).await?,
         BootVerdict::TrialFailed { entry, running, reason, log_tail } => {
             trial_failed(updater, trial, entry, running, reason, log_tail).await?;
         }
@@ -95,8 +96,31 @@ async fn never_booted(updater: &Arc<Updater>, trial: Option<Trial>, entry: Entry
     let Some(mut trial) = trial else { return Ok(()) };
     trial.reboots = trial.reboots.saturating_add(1);
     updater.records.set_trial(&trial)?;
-    updater.set_standing(Standing::Rebooting);
     updater.records.event("resumed", format!("{entry} is armed and has not been tried: rebooting into it"));
+    reboot_into_trial(updater, &trial).await
+}
+
+/// The round is counted before the tries are given back, so that a cut in between cannot make the rounds endless.
+async fn silent(updater: &Arc<Updater>, trial: Option<Trial>, entry: Entry, pause_ms: u64) -> Result<()> {
+    let Some(mut trial) = trial else { return Ok(()) };
+    let (version, seconds) = (&trial.version, pause_ms / 1000);
+    updater.set_standing(Standing::Pausing);
+    updater.records.event(
+        "interrupted",
+        format!(
+            "every boot of {version} ended without a word, as power cuts do: another round after {seconds} s"
+        ),
+    );
+    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+    trial.silent_rounds = trial.silent_rounds.saturating_add(1);
+    trial.reboots = 1;
+    updater.records.set_trial(&trial)?;
+    updater.esp(move |esp| esp.rearm(entry)).await.context("giving the trial its tries back")?;
+    reboot_into_trial(updater, &trial).await
+}
+
+async fn reboot_into_trial(updater: &Updater, trial: &Trial) -> Result<()> {
+    updater.set_standing(Standing::Rebooting);
     reboot(&updater.links, &format!("trial of {}", trial.version)).await?;
     wait_for_the_end().await
 }

@@ -185,6 +185,7 @@ impl Install<'_> {
             peers,
             installed_at_unix: now_unix(),
             reboots: 1,
+            silent_rounds: 0,
         })?;
         self.records.clear_intent()
     }

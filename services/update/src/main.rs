@@ -8,6 +8,7 @@
 //! | record written, not armed | `trial.json`, no entry | installs again, nothing left to fetch |
 //! | armed, not rebooted | `trial.json`, entry `+3` | reboots into the trial (at most three times) |
 //! | on trial, before the gate's end | entry counted down | the boot loader counts on; the gate runs anew |
+//! | in each boot on trial | `trial.json`, entry `+0-3` | gives the tries back after a pause (at most twice) |
 //! | committed, record not cleared | `trial.json`, entry without counter | clears the record |
 //! | failure recorded, entry not marked | `failed.json`, entry counted down | marks it bad and reboots |
 

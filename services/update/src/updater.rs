@@ -28,6 +28,8 @@ pub enum Standing {
     Starting,
     Settled,
     OnTrial,
+    /// All boots of a release on trial ended without a word; it gets another round in a while.
+    Pausing,
     /// Another slot was left; this one has to prove itself first.
     FellBack,
     Installing,
@@ -157,7 +159,7 @@ impl Updater {
                 Ok(())
             }
             Standing::Starting => bail!("this boot is not judged yet, try again in a moment"),
-            Standing::OnTrial => {
+            Standing::OnTrial | Standing::Pausing => {
                 bail!("a release is on trial; another can follow when it is committed or has failed")
             }
             Standing::FellBack => bail!("this slot is a fallback that has to prove itself first"),

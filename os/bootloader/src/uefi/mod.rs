@@ -117,6 +117,10 @@ impl<D: BlockDevice> Bootloader for Uefi<D> {
         self.rename(&staged_name(seq)?, Entry::armed(seq))
     }
 
+    fn rearm(&mut self, entry: Entry) -> Result<Entry> {
+        self.rename(&entry.to_string(), Entry::armed(entry.seq))
+    }
+
     fn commit(&mut self, entry: Entry) -> Result<Entry> {
         self.rename(&entry.to_string(), Entry::committed(entry.seq))
     }
