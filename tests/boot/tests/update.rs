@@ -37,13 +37,13 @@ fn a_release_is_fetched_from_a_neighbour_tried_and_committed() -> Result<()> {
         "the holder was only told to hold"
     );
     say("committed in slot B");
-    with_console(&b, flipped_byte(&b))
+    with_console(&b, flipped_byte(&b, &second.artifacts.join("root.img")))
 }
 
 /// One byte of `/usr/bin/mesh` on the disk of the node that is switched off.
-fn flipped_byte(node: &Node) -> Result<()> {
+fn flipped_byte(node: &Node, root: &Path) -> Result<()> {
     node.vm.power_cut()?;
-    let offset = ROOT_B.start + extent_of(&node.disk, ROOT_B.start, "/usr/bin/mesh")?;
+    let offset = ROOT_B.start + extent_of(root, "/usr/bin/mesh")?;
     let disk = OpenOptions::new().read(true).write(true).open(&node.disk)?;
     let mut byte = [0];
     disk.read_exact_at(&mut byte, offset)?;
@@ -59,11 +59,10 @@ fn flipped_byte(node: &Node) -> Result<()> {
 }
 
 /// Where a file's first compressed byte lies in the root, asked of erofs-utils.
-fn extent_of(disk: &Path, start: u64, file: &str) -> Result<u64> {
+fn extent_of(root: &Path, file: &str) -> Result<u64> {
     let output = Command::new("dump.erofs")
-        .arg(format!("--offset={start}"))
         .args([&format!("--path={file}"), "-e"])
-        .arg(disk)
+        .arg(root)
         .output()
         .context("cannot run dump.erofs (package erofs-utils)")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
