@@ -28,8 +28,6 @@ pub struct GateInputs {
     pub ready_since_ms: Option<u64>,
     /// Required units that are not ready now, for the reason.
     pub not_ready: Vec<String>,
-    /// A required unit that the supervisor has given up on.
-    pub gave_up: Option<String>,
     /// Whether the state partition is mounted, writable and reads back.
     pub state_ok: bool,
     pub had_peers: bool,
@@ -47,9 +45,6 @@ pub enum GateVerdict {
 
 /// Judges one look. The caller looks again until the verdict is not `Wait`.
 pub fn gate(inputs: &GateInputs, config: &GateConfig) -> GateVerdict {
-    if let Some(unit) = &inputs.gave_up {
-        return GateVerdict::Fail(format!("required unit {unit} keeps failing"));
-    }
     let steady =
         inputs.ready_since_ms.is_some_and(|t| inputs.elapsed_ms.saturating_sub(t) >= config.steady_ms);
     let reachable = !inputs.had_peers || inputs.peer_answered;
@@ -120,8 +115,6 @@ mod tests {
             ..good()
         };
         assert!(matches!(gate(&down, &CONFIG), GateVerdict::Fail(r) if r.ends_with("mesh, dht")));
-        let gave_up = GateInputs { gave_up: Some("mesh".into()), ..good() };
-        assert!(matches!(gate(&gave_up, &CONFIG), GateVerdict::Fail(r) if r.contains("mesh")));
         let flapping = GateInputs { elapsed_ms: 100, ready_since_ms: Some(95), ..good() };
         assert!(matches!(gate(&flapping, &CONFIG), GateVerdict::Fail(r) if r.contains("stay")));
     }

@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use os_content_id::{Hash, Mcid};
+
+const LOCK_WAITS: u32 = 40;
+const LOCK_WAIT: Duration = Duration::from_millis(50);
 
 /// The index cannot be used and should be rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +62,7 @@ impl Index {
                 .cache_capacity(1024 * 1024)
                 .flush_every_ms(Some(10_000))
                 .mode(sled::Mode::LowSpace);
-            let db = config.open()?;
+            let db = open_when_free(&config)?;
             let open = |name| db.open_tree(name).map(Table::Sled);
             Ok(Self { blocks: open("blocks")?, contents: open("contents")? })
         })
@@ -162,6 +166,19 @@ impl Table {
             Table::Memory(map) => locked(map).iter().map(|(k, v)| read(k, v)).collect(),
         }
     }
+}
+
+/// sled's threads may hold the lock of a database for a moment after it was dropped.
+fn open_when_free(config: &sled::Config) -> sled::Result<sled::Db> {
+    for _ in 0..LOCK_WAITS {
+        match config.open() {
+            Err(sled::Error::Io(e)) if e.to_string().contains("acquire lock") => {
+                std::thread::sleep(LOCK_WAIT)
+            }
+            other => return other,
+        }
+    }
+    config.open()
 }
 
 fn locked(map: &Mutex<BTreeMap<Vec<u8>, Vec<u8>>>) -> MutexGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
