@@ -159,7 +159,10 @@ impl System<'_> {
             Next::StartAt(_) => Ok(()),
             Next::GiveUp => {
                 let reason = anyhow!("the supervisor does not stay up; it last ended with {how}");
-                Err(fail("supervisor", OnFailure::Reboot, reason))
+                // On trial there is a release that did better; otherwise another boot is the best there is.
+                let on_trial = self.node.entry.is_some_and(|entry| !entry.is_committed());
+                let then = if on_trial { OnFailure::OtherSlot } else { OnFailure::Reboot };
+                Err(fail("supervisor", then, reason))
             }
         }
     }
