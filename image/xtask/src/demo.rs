@@ -84,7 +84,7 @@ fn boot_two<'lab>(
 ) -> Result<(Node<'lab>, Node<'lab>)> {
     let image = image_of(first)?;
     let start = |name: &'static str, config: String| {
-        let on_line: Option<Box<dyn FnMut(&qemu_vm::Line) + Send>> = match options.verbose {
+        let on_line: Option<qemu_lab::OnLine> = match options.verbose {
             true => Some(Box::new(move |line| eprintln!("{name}| {}", line.text))),
             false => None,
         };

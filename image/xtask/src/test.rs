@@ -147,7 +147,9 @@ fn cargo(tree: &Tree, arguments: &[&str]) -> Result<()> {
 }
 
 fn check(command: &mut Command, tree: &Tree) -> Result<()> {
-    eprintln!("{}", format!("{command:?}").replace('"', ""));
+    let words = command.get_args().map(|a| a.to_string_lossy());
+    let line = format!("cargo {}", words.collect::<Vec<_>>().join(" "));
+    eprintln!("{line}");
     let status = command.current_dir(&tree.root).status().context("cannot run cargo")?;
-    if status.success() { Ok(()) } else { bail!("failed: {}", format!("{command:?}").replace('"', "")) }
+    if status.success() { Ok(()) } else { bail!("failed: {line}") }
 }

@@ -8,7 +8,7 @@ mod node;
 mod owner;
 mod releases;
 
-pub use node::{Node, NodeOptions};
+pub use node::{Node, NodeOptions, OnLine};
 pub use owner::Owner;
 pub use releases::{ReleaseFiles, Releases};
 

@@ -19,12 +19,14 @@ const KERNEL: Duration = Duration::from_secs(90);
 /// Emulated machines on a busy host are slow; this bounds a test, it measures nothing.
 const BOOT: Duration = Duration::from_secs(240);
 
+/// Told of each line of the serial console.
+pub type OnLine = Box<dyn FnMut(&Line) + Send>;
+
 /// What differs between machines.
 #[derive(Default)]
 pub struct NodeOptions {
     pub record_writes: Option<PathBuf>,
-    /// Called with each line of the serial console.
-    pub on_line: Option<Box<dyn FnMut(&Line) + Send>>,
+    pub on_line: Option<OnLine>,
     /// Not on the lab's switch.
     pub alone: bool,
 }

@@ -130,7 +130,7 @@ impl Links {
                 });
             }
             let next = self.state().book.next_deadline();
-            let wait = next.map_or(3600_000, |at| at.saturating_sub(now).max(50));
+            let wait = next.map_or(3_600_000, |at| at.saturating_sub(now).max(50));
             let _ = tokio::time::timeout(Duration::from_millis(wait), self.wake.notified()).await;
         }
     }
