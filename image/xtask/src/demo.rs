@@ -36,13 +36,17 @@ pub fn interactive(tree: &Tree, options: &QemuOptions) -> Result<()> {
     let disk = lab.dir().join("disk.img");
     image_builder::sparse::copy(image_of(&releases.first)?, &disk)?;
     image_builder::esp_write_file(&disk, "macula.toml", lab.config("qemu").as_bytes())?;
-    eprintln!("one node, its serial console here; Ctrl-A X leaves");
     let mut vm = qemu_vm::Vm::builder("qemu").disk(&disk).uefi().memory_mib(options.memory).watchdog();
     vm = vm.forward_udp(4433);
     if options.screen {
         vm = vm.screen();
     }
-    Ok(vm.interactive()?)
+    Ok(vm.interactive(|ports| {
+        eprintln!("One node, its serial console here; Ctrl-A X leaves. From another terminal, as its owner:");
+        for (_, port) in ports {
+            eprintln!("    {} --node 127.0.0.1:{port} status", lab.owner.command_line());
+        }
+    })?)
 }
 
 pub fn run(tree: &Tree, options: &Options) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What this machine must have, and how to get it on Debian and Ubuntu.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -130,7 +131,10 @@ fn become_root() -> Option<Vec<&'static str>> {
     if id.stdout.trim_ascii() == b"0" {
         return Some(vec!["env"]);
     }
-    let sudo = Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status();
+    // With a person at the terminal, sudo may ask for the password.
+    let asks = std::io::stdin().is_terminal();
+    let arguments: &[&str] = if asks { &["true"] } else { &["-n", "true"] };
+    let sudo = Command::new("sudo").args(arguments).stderr(Stdio::null()).status();
     sudo.is_ok_and(|s| s.success()).then(|| vec!["sudo"])
 }
 

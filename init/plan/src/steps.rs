@@ -227,7 +227,7 @@ impl Plan {
         self.file("/etc/hosts", 0o644, format!("127.0.0.1 localhost {hostname}\n::1 localhost {hostname}\n"));
         self.push(Step::Symlink {
             path: "/etc/resolv.conf".into(),
-            target: "/run/macula/resolv.conf".into(),
+            target: "/run/macula/net/resolv.conf".into(),
         });
         self.push(Step::Hostname(hostname.into()));
     }

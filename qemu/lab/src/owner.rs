@@ -46,6 +46,12 @@ impl Owner {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// The words with which a person starts `maculactl` as this owner in a shell.
+    pub fn command_line(&self) -> String {
+        let show = |path: &Path| path.display().to_string();
+        format!("XDG_CONFIG_HOME={} {} --key {}", show(&self.config), show(&self.maculactl), show(&self.key))
+    }
+
     /// `maculactl --json --node NODE ARGUMENTS`.
     pub fn json(&self, node: &str, arguments: &[&str]) -> Result<Value> {
         let text = self.run(&[&["--json", "--node", node], arguments].concat())?;

@@ -195,8 +195,10 @@ impl Builder {
     }
 
     /// Starts the machine with its console on this terminal and waits for it to end. Ctrl-A X leaves, Ctrl-A H helps.
-    pub fn interactive(self) -> Result<(), Error> {
-        Vm::interactive(self.with_a_way_in())
+    ///
+    /// `before` is told, just before, which ports of 127.0.0.1 lead to which UDP ports of the guest: (guest's, host's).
+    pub fn interactive(self, before: impl FnOnce(&[(u16, u16)])) -> Result<(), Error> {
+        Vm::interactive(self.with_a_way_in(), before)
     }
 
     fn with_a_way_in(self) -> Self {

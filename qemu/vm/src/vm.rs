@@ -74,8 +74,10 @@ impl Vm {
         Ok(Self { builder, prepared, serial, run })
     }
 
-    pub(crate) fn interactive(builder: Builder) -> Result<(), Error> {
+    pub(crate) fn interactive(builder: Builder, before: impl FnOnce(&[(u16, u16)])) -> Result<(), Error> {
         let prepared = Prepared::new(&builder)?;
+        let ports: Vec<_> = prepared.forwards.iter().map(|f| (f.guest_port, f.host_port)).collect();
+        before(&ports);
         let lans = plug(&builder)?;
         let mut command = command(&builder, &prepared, None, &lans, false)?;
         command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
