@@ -124,6 +124,9 @@ impl FakeSupervisor {
     }
 }
 
+/// The seed of the owner's key.
+const OWNER: u8 = 5;
+
 struct FakeMesh;
 
 #[zbus::interface(name = "io.macula.Mesh1")]
@@ -131,7 +134,8 @@ impl FakeMesh {
     fn serve(&self, _protocol: String, _access: String) {}
 
     fn peers(&self) -> String {
-        format!(r#"[{{"node":"{}","connected":true}}]"#, NodeKey::from_seed(&[9; 32]).node_id())
+        let [neighbour, owner] = [9, OWNER].map(|seed| NodeKey::from_seed(&[seed; 32]).node_id());
+        format!(r#"[{{"node":"{owner}","connected":true}},{{"node":"{neighbour}","connected":true}}]"#)
     }
 
     fn ping(&self, node: Vec<u8>, _timeout_ms: u32) -> zbus::fdo::Result<u64> {
@@ -208,6 +212,7 @@ impl World {
         };
         let mut config = Config::default();
         config.update.release_keys = vec![self.key.node_id()];
+        config.owner = Some(NodeKey::from_seed(&[OWNER; 32]).node_id());
         // Time counts from the machine's boot: a gate that is meant to fail fails at once.
         let time_left = if self.mesh_state == "ready" { 60 } else { 0 };
         (config.gate.timeout_s, config.gate.steady_s) = ((uptime_ms() / 1000) as u32 + time_left, 0);
@@ -278,6 +283,8 @@ impl World {
         updater.install(mcid, false).await.unwrap();
         assert_eq!(self.next_reboot().await, "trial of 0.2.0");
         assert_eq!(self.entries(), ["macula-000002+3.efi", "macula-000001.efi"]);
+        let neighbour = NodeKey::from_seed(&[9; 32]).node_id().to_string();
+        assert_eq!(updater.records.trial().unwrap().peers, [neighbour], "the owner is not counted on");
         self.count_down("macula-000002+3.efi", "macula-000002+2-1.efi");
         (self.boot("macula-000002+2-1.efi", vec![]), mcid)
     }

@@ -230,12 +230,15 @@ impl Updater {
         result
     }
 
+    /// Without the owner: a person who watches the update now need not be there when the gate looks for peers.
     async fn connected_peers(&self) -> Vec<String> {
         let peers = self.links.peers().await.unwrap_or_else(|e| {
             tracing::warn!("mesh does not say who its peers are: {e:#}");
             Vec::new()
         });
-        peers.into_iter().filter(|p| p.connected).map(|p| p.node).take(16).collect()
+        let owner = self.node.config.owner.map(|o| o.to_string());
+        let nodes = peers.into_iter().filter(|p| p.connected).map(|p| p.node);
+        nodes.filter(|n| Some(n) != owner.as_ref()).take(16).collect()
     }
 
     async fn installed(self: &Arc<Self>, version: &str, result: Result<Entry>) {

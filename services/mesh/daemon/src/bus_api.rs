@@ -123,7 +123,7 @@ impl Mesh {
         let handler = Handler { proxy: proxy.clone(), owner_only };
         self.links.handlers.register(protocol, handler).map_err(bus::failed)?;
         // After the answer: who is connected now is news to a service that has just come.
-        let peers = self.links.connected_ids();
+        let peers = self.links.connected_nodes();
         tokio::spawn(async move {
             for peer in peers {
                 if proxy.peer_changed(peer.as_bytes(), true).await.is_err() {

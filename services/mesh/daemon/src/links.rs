@@ -76,12 +76,9 @@ impl Links {
         self.wake.notify_one();
     }
 
-    pub fn connected_peers(&self) -> usize {
-        self.state().connections.len()
-    }
-
-    pub fn connected_ids(&self) -> Vec<NodeId> {
-        self.state().connections.keys().copied().collect()
+    /// Without the owner, who is no node.
+    pub fn connected_nodes(&self) -> Vec<NodeId> {
+        self.state().connections.keys().copied().filter(|n| self.owner != Some(*n)).collect()
     }
 
     /// Resolves when a peer has come or gone since the last call.
@@ -194,7 +191,7 @@ impl Links {
             state.book.connected(node, outgoing.then_some(address), now)
         };
         if first {
-            tracing::info!("peer {node} connected ({})", if outgoing { "we dialled" } else { "it dialled" });
+            self.tell(node, &format!("connected ({})", if outgoing { "we dialled" } else { "it dialled" }));
             self.announce(node, true);
         }
         let links = self.clone();
@@ -217,14 +214,27 @@ impl Links {
             state.book.disconnected(&node, why, now)
         };
         if last {
-            tracing::info!("peer {node} gone: {why}");
+            self.tell(node, &format!("gone: {why}"));
             self.announce(node, false);
         }
         self.wake.notify_one();
     }
 
+    /// The owner comes and goes with each order, which is not worth a line in a log of bounded length.
+    fn tell(&self, node: NodeId, what: &str) {
+        if self.owner == Some(node) {
+            tracing::debug!("owner {what}");
+        } else {
+            tracing::info!("peer {node} {what}");
+        }
+    }
+
+    /// The owner is a person with a program, not a node: no service has anything to ask of it.
     fn announce(self: &Arc<Self>, node: NodeId, connected: bool) {
         self.change.notify_one();
+        if self.owner == Some(node) {
+            return;
+        }
         let links = self.clone();
         tokio::spawn(async move { links.handlers.peer_changed(node, connected).await });
     }

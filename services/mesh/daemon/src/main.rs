@@ -48,7 +48,7 @@ async fn main() -> Result<()> {
 async fn show_status(links: Arc<Links>) {
     let mut shown = usize::MAX;
     loop {
-        let peers = links.connected_peers();
+        let peers = links.connected_nodes().len();
         if peers != shown {
             daemon::status(&format!("{peers} peers connected"));
             shown = peers;
