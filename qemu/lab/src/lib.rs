@@ -4,6 +4,7 @@
 //! reached in no other way: no agent, no shell, no shared folder. Everything lives in one temporary folder and ends
 //! with the [`Lab`].
 
+mod hang;
 mod node;
 mod owner;
 mod releases;

@@ -1,21 +1,20 @@
 //! One node: a machine and what its owner sees of it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use qemu_vm::{Line, Switch, Vm};
 use serde_json::Value;
 
+use crate::hang::HangWatch;
 use crate::{Lab, Owner, wait_until};
 
 /// The mesh's UDP port in the guest.
 const MESH_PORT: u16 = 4433;
 /// What the supervisor prints on the console when every unit is ready.
 pub const READY: &str = "all units ready";
-/// What init says first.
-const INIT: &str = "macula-init:";
-const KERNEL: Duration = Duration::from_secs(90);
 /// Emulated machines on a busy host are slow; this bounds a test, it measures nothing.
 const BOOT: Duration = Duration::from_secs(240);
 
@@ -33,12 +32,13 @@ pub struct NodeOptions {
 
 /// A running (or cut off) machine.
 pub struct Node<'lab> {
-    pub vm: Vm,
+    pub vm: Arc<Vm>,
     pub name: String,
     pub disk: PathBuf,
     /// `127.0.0.1:port`, for `maculactl --node`.
     pub address: String,
     owner: &'lab Owner,
+    _hang_watch: HangWatch,
 }
 
 impl<'lab> Node<'lab> {
@@ -59,18 +59,15 @@ impl<'lab> Node<'lab> {
         if let Some(callback) = options.on_line {
             builder = builder.on_line(callback);
         }
-        let vm = builder.start()?;
+        let vm = Arc::new(builder.start()?);
         let port = vm.host_port(MESH_PORT).context("the machine has no forwarded port")?;
-        Ok(Self { vm, name: name.into(), disk, address: format!("127.0.0.1:{port}"), owner: &lab.owner })
+        let address = format!("127.0.0.1:{port}");
+        let hang_watch = HangWatch::start(vm.clone());
+        Ok(Self { vm, name: name.into(), disk, address, owner: &lab.owner, _hang_watch: hang_watch })
     }
 
     /// Waits for the console's word that all units are ready.
     pub fn wait_ready(&self) -> Result<String> {
-        // An emulated kernel on a busy host now and then hangs before init (an RCU stall on the emulated processor): that
-        // is the emulator's doing, and a second try is fair.
-        if self.vm.serial().wait_for_after(self.vm.serial().run(), INIT, KERNEL).is_err() {
-            self.vm.reset()?;
-        }
         Ok(self.vm.serial().wait_for_after(self.vm.serial().run(), READY, BOOT)?)
     }
 

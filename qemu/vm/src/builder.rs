@@ -1,6 +1,7 @@
 //! What a machine is made of. [`Builder::start`] turns it into a running [`Vm`].
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use crate::serial::{Callback, Line};
 use crate::switch::{PortId, Switch};
@@ -36,7 +37,8 @@ pub struct Builder {
     pub(crate) reboots: bool,
     pub(crate) extra: Vec<String>,
     pub(crate) log: Option<PathBuf>,
-    pub(crate) callback: Option<Callback>,
+    /// In a mutex only so that a machine can be shared between threads.
+    pub(crate) callback: Mutex<Option<Callback>>,
 }
 
 pub(crate) struct Disk {
@@ -77,7 +79,7 @@ impl Builder {
             reboots: true,
             extra: Vec::new(),
             log: None,
-            callback: None,
+            callback: Mutex::new(None),
         }
     }
 
@@ -182,7 +184,7 @@ impl Builder {
     /// Hands each line of the serial console to `callback`, on the reader's thread. It must not use this machine's
     /// [`Serial`](crate::Serial): that would wait for itself.
     pub fn on_line(mut self, callback: impl FnMut(&Line) + Send + 'static) -> Self {
-        self.callback = Some(Box::new(callback));
+        self.callback = Mutex::new(Some(Box::new(callback)));
         self
     }
 

@@ -69,7 +69,8 @@ impl Vm {
         for log in builder.disks.iter().filter_map(|disk| disk.write_log.as_ref()) {
             File::create(log).map_err(file_error(&builder, "create the write log", log))?;
         }
-        let serial = Serial::new(&builder.name, tee, builder.callback.take());
+        let callback = builder.callback.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let serial = Serial::new(&builder.name, tee, callback);
         let run = Mutex::new(launch(&builder, &prepared, &serial, false)?);
         Ok(Self { builder, prepared, serial, run })
     }
