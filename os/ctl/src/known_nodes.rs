@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use os_identity::NodeId;
 use serde::{Deserialize, Serialize};
 
-use crate::key_file;
+use crate::{key_file, whole_file};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Written {
@@ -81,10 +81,7 @@ impl KnownNodes {
         if let Some(dir) = self.path.parent() {
             key_file::private_dir(dir)?;
         }
-        let new = self.path.with_extension(format!("toml.{}", std::process::id()));
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &self.path))
-            .with_context(|| format!("cannot write {}", self.path.display()))
+        whole_file::write(&self.path, text.as_bytes())
     }
 }
 

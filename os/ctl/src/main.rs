@@ -16,6 +16,7 @@ mod table;
 mod target;
 mod transfer;
 mod verbs;
+mod whole_file;
 
 use std::process::ExitCode;
 

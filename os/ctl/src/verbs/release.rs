@@ -1,7 +1,6 @@
 //! `release`: create, sign, show. Publishing is in `publish`.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +11,7 @@ use super::{Session, publish};
 use crate::artifacts::{Artifacts, mcid_of_file};
 use crate::cli::{self, ReleaseCreate};
 use crate::output::{Color, Output, Palette, bytes, clean, timestamp};
+use crate::whole_file;
 
 pub async fn release(s: &Session, verb: cli::Release) -> Result<()> {
     match verb {
@@ -26,7 +26,7 @@ fn create(s: &Session, args: &ReleaseCreate) -> Result<()> {
     let now = services_api::daemon::now_ms() / 1000;
     let release = describe(&s.out, args, now)?;
     let signed = SignedRelease::create(release).context("these artifacts make no release")?;
-    save(&args.out, &signed)?;
+    whole_file::write(&args.out, &signed.encode())?;
     show(s, &signed)?;
     if !s.out.json {
         eprintln!("next: maculactl release sign {}", args.out.display());
@@ -65,7 +65,7 @@ fn sign(s: &Session, file: &Path) -> Result<()> {
     let key = s.key()?;
     let mut signed = load(file)?;
     signed.sign(&key)?;
-    save(file, &signed)?;
+    whole_file::write(file, &signed.encode())?;
     show(s, &signed)
 }
 
@@ -78,17 +78,6 @@ pub fn load(file: &Path) -> Result<SignedRelease> {
     }
     let bytes = fs::read(file).with_context(|| format!("cannot read {shown}"))?;
     SignedRelease::decode(&bytes).with_context(|| shown.to_string())
-}
-
-/// Written new and renamed: a crash leaves the old or the new release.
-fn save(file: &Path, signed: &SignedRelease) -> Result<()> {
-    let mut name = file.file_name().context("the release needs a file name")?.to_os_string();
-    name.push(".new");
-    let new = file.with_file_name(name);
-    let write = fs::File::create(&new)
-        .and_then(|mut f| f.write_all(&signed.encode()).and_then(|()| f.sync_all()))
-        .and_then(|()| fs::rename(&new, file));
-    write.with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Each signer, and whether the signature holds.
@@ -196,7 +185,7 @@ mod tests {
         let file = dir.path().join("release.cbor");
         for n in [1, 2] {
             signed.sign(&NodeKey::from_seed(&[n; 32])).unwrap();
-            save(&file, &signed).unwrap();
+            whole_file::write(&file, &signed.encode()).unwrap();
         }
         let read = load(&file).unwrap();
         assert_eq!(read, signed);
