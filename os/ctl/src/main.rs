@@ -7,7 +7,6 @@ mod artifacts;
 mod channel;
 mod cli;
 mod connect;
-mod dht_calls;
 mod key_file;
 mod known_nodes;
 mod node;

@@ -6,6 +6,7 @@ use dht_proto::Key;
 use os_content_id::Mcid;
 use serde::de::DeserializeOwned;
 use services_api::control::protocol;
+use services_api::control_dht::{LookupAnswer, LookupParams, TableAnswer};
 use services_api::report::{
     ContentReport, DhtReport, InstallParams, KillParams, LinkReport, LogLine, LogsParams, OsReport,
     PeerReport, PowerParams, ProbeResult, UnitParams, UnitReport,
@@ -13,7 +14,6 @@ use services_api::report::{
 use services_api::{bus, content, dht, mesh, network, reconciler, supervisor, update};
 
 use crate::connect::Remote;
-use crate::dht_calls::{LookupAnswer, LookupParams, Table};
 
 pub enum Node {
     Remote(Remote),
@@ -202,10 +202,10 @@ impl Node {
     }
 
     /// The routing table. Over D-Bus there are only its totals, see [`Self::dht_report`].
-    pub async fn dht_table(&self) -> Result<Table> {
+    pub async fn dht_table(&self) -> Result<TableAnswer> {
         match self {
             Node::Remote(r) => r.call(protocol::DHT, "table", &()).await,
-            Node::Local => Ok(Table::default()),
+            Node::Local => Ok(TableAnswer::default()),
         }
     }
 

@@ -213,6 +213,19 @@ mod tests {
         }
     }
 
+    fn the_gate_said_no() -> FailedReleases {
+        let mut failed = FailedReleases::default();
+        failed.record(FailedRelease {
+            mcid: "m".into(),
+            version: "0.2.0".into(),
+            seq: 2,
+            reason: "mesh was not ready".into(),
+            log_tail: vec!["line".into()],
+            at_unix: 0,
+        });
+        failed
+    }
+
     fn judge(entries: &[&str], info: &BootInfo, trial: Option<&Trial>) -> BootVerdict {
         after_boot(&list(entries), info, trial, &FailedReleases::default())
     }
@@ -293,15 +306,7 @@ mod tests {
 
     #[test]
     fn power_cut_between_marking_bad_and_clearing_the_record_keeps_the_reason() {
-        let mut failed = FailedReleases::default();
-        failed.record(FailedRelease {
-            mcid: "m".into(),
-            version: "0.2.0".into(),
-            seq: 2,
-            reason: "mesh was not ready".into(),
-            log_tail: vec!["line".into()],
-            at_unix: 0,
-        });
+        let failed = the_gate_said_no();
         let info = booted("macula-000001.efi", &[]);
         for (name, marked) in [("macula-000002+0-3.efi", true), ("macula-000002+2-1.efi", false)] {
             let verdict = after_boot(&list(&["macula-000001.efi", name]), &info, Some(&trial(2)), &failed);
@@ -334,15 +339,7 @@ mod tests {
 
     #[test]
     fn a_recorded_gate_failure_is_not_given_another_chance() {
-        let mut failed = FailedReleases::default();
-        failed.record(FailedRelease {
-            mcid: "m".into(),
-            version: "0.2.0".into(),
-            seq: 2,
-            reason: "mesh was not ready".into(),
-            log_tail: vec![],
-            at_unix: 0,
-        });
+        let failed = the_gate_said_no();
         let info = booted("macula-000002+1-2.efi", &[]);
         let entries = list(&["macula-000001.efi", "macula-000002+1-2.efi"]);
         let verdict = after_boot(&entries, &info, Some(&trial(2)), &failed);

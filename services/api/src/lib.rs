@@ -3,13 +3,14 @@
 //! - [`bus`]: D-Bus, peer to peer: serve on the socket the supervisor passed, connect to another service.
 //! - one module per service with its `io.macula.*1` proxy,
 //! - [`mesh`]: also [`mesh::Streams`], which takes and opens streams to peers,
-//! - [`frame`] and [`control`]: what flows on those streams,
+//! - [`frame`], [`control`] and [`control_dht`]: what flows on those streams,
 //! - [`report`]: what people are shown, as serde types,
 //! - [`daemon`]: logging, readiness, and files that survive a power cut.
 
 pub mod bus;
 pub mod content;
 pub mod control;
+pub mod control_dht;
 pub mod daemon;
 pub mod dht;
 pub mod durable;

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
+use services_api::control_dht::TableAnswer;
 use services_api::report::DhtReport;
 
 use super::Session;
 use crate::cli::Dht;
-use crate::dht_calls;
 use crate::output::{Color, Palette, clean, duration};
 use crate::table::{Align, Table, cell, colored};
 
@@ -30,7 +30,7 @@ pub async fn dht(s: &Session, verb: Dht) -> Result<()> {
     }
 }
 
-fn render(report: &DhtReport, table: &dht_calls::Table, palette: Palette) -> String {
+fn render(report: &DhtReport, table: &TableAnswer, palette: Palette) -> String {
     let mut text = format!(
         "contacts        {} in {} buckets\nrecords stored  {}\nannounced       {}\n",
         report.contacts,
