@@ -33,9 +33,7 @@ pub fn interactive(tree: &Tree, options: &QemuOptions) -> Result<()> {
     host::prepare(Need::Boot)?;
     let releases = images::releases(tree)?;
     let lab = Lab::new(&releases.maculactl)?;
-    let disk = lab.dir().join("disk.img");
-    image_builder::sparse::copy(image_of(&releases.first)?, &disk)?;
-    image_builder::esp_write_file(&disk, "macula.toml", lab.config("qemu").as_bytes())?;
+    let disk = lab.disk("qemu", image_of(&releases.first)?, &lab.config("qemu"))?;
     let mut vm = qemu_vm::Vm::builder("qemu").disk(&disk).uefi().memory_mib(options.memory).watchdog();
     vm = vm.forward_udp(4433);
     if options.screen {

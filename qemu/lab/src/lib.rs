@@ -46,12 +46,17 @@ impl Lab {
 
     /// A machine with a copy of the image on its disk, provisioned with `config` (the text of `macula.toml`), started.
     pub fn start(&self, name: &str, image: &Path, config: &str, options: NodeOptions) -> Result<Node<'_>> {
+        Node::start(self, name, self.disk(name, image, config)?, options)
+    }
+
+    /// A copy of the image as a machine's disk, provisioned with `config`.
+    pub fn disk(&self, name: &str, image: &Path, config: &str) -> Result<PathBuf> {
         let disk = self.dir.join(format!("{name}.img"));
         image_builder::sparse::copy(image, &disk)
             .with_context(|| format!("cannot copy {}", image.display()))?;
         OpenOptions::new().write(true).open(&disk)?.set_len(DISK)?;
         image_builder::esp_write_file(&disk, "macula.toml", config.as_bytes())?;
-        Node::start(self, name, disk, options)
+        Ok(disk)
     }
 
     /// The owner's lines of a node's configuration: name, owner, and whose releases it takes.
