@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use crate::notify::one_line;
 
+const KERNELS: &str = "/dev/console";
+/// The kernel's consoles, the one behind `/dev/console` last.
+const ACTIVE: &str = "/sys/class/tty/console/active";
 const QUEUE: usize = 256;
 const LINE_MAX: usize = 240;
 /// So many lines of one unit within `WINDOW`; the rest are in the logs only.
@@ -60,9 +63,19 @@ fn write_line(path: Option<&PathBuf>, line: &str) {
         let _ = std::io::stderr().write_all(line.as_bytes());
         return;
     };
-    if let Ok(mut file) =
-        OpenOptions::new().append(true).custom_flags(libc::O_NOCTTY | libc::O_CLOEXEC).open(path)
-    {
-        let _ = file.write_all(line.as_bytes());
+    for console in all(path) {
+        let flags = libc::O_NOCTTY | libc::O_CLOEXEC;
+        if let Ok(mut file) = OpenOptions::new().append(true).custom_flags(flags).open(console) {
+            let _ = file.write_all(line.as_bytes());
+        }
     }
+}
+
+/// `/dev/console` is only the last of the kernel's consoles, often a serial line; a person may be at the screen. Screens come
+/// first: a stuck serial line must not keep the line from them.
+fn all(path: &Path) -> Vec<PathBuf> {
+    let (true, Ok(active)) = (path == Path::new(KERNELS), std::fs::read_to_string(ACTIVE)) else {
+        return vec![path.into()];
+    };
+    active.split_whitespace().map(|name| Path::new("/dev").join(name)).collect()
 }
