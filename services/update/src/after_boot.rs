@@ -35,7 +35,7 @@ async fn judge(updater: &Arc<Updater>) -> Result<()> {
     let trial = records.trial();
     let entries = updater.entries().await?;
     let verdict = after_boot(&entries, &updater.node.boot, trial.as_ref(), &records.failed());
-    tracing::info!("this boot: {verdict:?}");
+    tracing::debug!("this boot: {verdict:?}");
     match verdict {
         BootVerdict::NoTrial => {}
         BootVerdict::OnTrial { recorded } => on_trial(updater, trial.filter(|_| recorded)).await?,

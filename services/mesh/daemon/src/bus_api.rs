@@ -119,7 +119,7 @@ impl Mesh {
             }
         };
         let proxy = StreamHandlerProxy::new(connection).await?;
-        tracing::info!("uid {} serves `{protocol}` to {access}", self.uid);
+        tracing::debug!("uid {} serves `{protocol}` to {access}", self.uid);
         let handler = Handler { proxy: proxy.clone(), owner_only };
         self.links.handlers.register(protocol, handler).map_err(bus::failed)?;
         // After the answer: who is connected now is news to a service that has just come.
