@@ -19,7 +19,8 @@ const DEAF: &str = "0.3.0";
 /// Where unit files are in the root.
 const UNITS: &str = "usr/lib/macula/units";
 /// The services of the image, each with a `unit.toml` in its folder.
-const SERVICES: [&str; 7] = ["identity", "network", "mesh", "dht", "content", "update", "reconciler"];
+const SERVICES: [&str; 8] =
+    ["identity", "network", "mesh", "dht", "content", "update", "reconciler", "console"];
 
 #[derive(clap::Args)]
 pub struct Options {

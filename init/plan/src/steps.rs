@@ -18,7 +18,7 @@ pub const CGROUP: &str = "/sys/fs/cgroup/macula";
 pub const EFIVARS: &str = "/sys/firmware/efi/efivars";
 
 /// uid = gid of each service, as in `docs/ARCHITECTURE.md`.
-pub const SERVICES: [(&str, u32); 7] = [
+pub const SERVICES: [(&str, u32); 8] = [
     ("identity", 101),
     ("mesh", 102),
     ("dht", 103),
@@ -26,6 +26,7 @@ pub const SERVICES: [(&str, u32); 7] = [
     ("reconciler", 105),
     ("update", 106),
     ("network", 107),
+    ("console", 108),
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]

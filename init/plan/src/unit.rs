@@ -62,6 +62,9 @@ struct ServiceSection {
     /// Absent: nothing is kept over a reboot.
     #[serde(default)]
     state_dir: bool,
+    /// Absent: standard input is empty, standard output goes to the log.
+    #[serde(default)]
+    console: bool,
     #[serde(default = "default_ready_timeout_s")]
     ready_timeout_s: u64,
     /// Absent or 0: not watched.
@@ -130,6 +133,8 @@ pub struct Unit {
     pub socket: bool,
     /// Owns `/state/<name>`.
     pub state_dir: bool,
+    /// Standard input and output are the console's.
+    pub console: bool,
     /// How long after its start it may take until `READY=1`.
     pub ready_timeout: Duration,
     /// Longest silence between two `WATCHDOG=1`; `None` when not watched.
@@ -311,6 +316,7 @@ impl UnitFile {
             groups: service.groups,
             socket: service.socket,
             state_dir: service.state_dir,
+            console: service.console,
             ready_timeout: Duration::from_secs(service.ready_timeout_s),
             watchdog: (service.watchdog_s > 0).then(|| Duration::from_secs(service.watchdog_s)),
             stop_timeout: Duration::from_secs(service.stop_timeout_s),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use init_plan::unit::SUPERVISOR;
-use services_api::bus::{failed, uid};
+use services_api::bus::{failed, not_for_the_console, uid};
 use services_api::report::{ProbeResult, UnitReport};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
@@ -18,7 +18,7 @@ use crate::supervise::Event;
 
 const PATH: &str = "/io/macula/Supervisor";
 /// Root is always allowed.
-const ALLOWED: [u32; 1] = [uid::UPDATE];
+const ALLOWED: [u32; 2] = [uid::UPDATE, uid::CONSOLE];
 /// More lines than this are not sent at once.
 const LINES_MAX: u32 = 5000;
 
@@ -56,8 +56,8 @@ pub async fn serve(paths: &Paths, events: mpsc::Sender<Event>, logs: Arc<Mutex<L
     crate::launch::open_to_all(&path)?;
     std.set_nonblocking(true)?;
     let listener = UnixListener::from_std(std)?;
-    services_api::bus::serve(listener, &ALLOWED, |builder, _uid| {
-        builder.serve_at(PATH, Supervisor { events: events.clone(), logs: logs.clone() })
+    services_api::bus::serve(listener, &ALLOWED, |builder, uid| {
+        builder.serve_at(PATH, Supervisor { events: events.clone(), logs: logs.clone(), uid })
     })
     .await
 }
@@ -65,6 +65,8 @@ pub async fn serve(paths: &Paths, events: mpsc::Sender<Event>, logs: Arc<Mutex<L
 struct Supervisor {
     events: mpsc::Sender<Event>,
     logs: Arc<Mutex<Logs>>,
+    /// The client's.
+    uid: u32,
 }
 
 impl Supervisor {
@@ -84,10 +86,12 @@ impl Supervisor {
     }
 
     async fn kill(&self, unit: String, signal: i32) -> fdo::Result<()> {
+        not_for_the_console(self.uid)?;
         self.ask(|reply| Command::Kill { unit, signal, reply }).await
     }
 
     async fn restart(&self, unit: String) -> fdo::Result<()> {
+        not_for_the_console(self.uid)?;
         self.ask(|reply| Command::Restart { unit, reply }).await
     }
 
@@ -98,15 +102,18 @@ impl Supervisor {
     }
 
     async fn probe(&self, unit: String) -> fdo::Result<String> {
+        not_for_the_console(self.uid)?;
         let results = self.ask(|reply| Command::Probe { unit, reply }).await?;
         serde_json::to_string(&results).map_err(failed)
     }
 
     async fn reboot(&self, reason: String) -> fdo::Result<()> {
+        not_for_the_console(self.uid)?;
         self.ask(|reply| Command::Power { word: "reboot", reason, reply }).await
     }
 
     async fn poweroff(&self, reason: String) -> fdo::Result<()> {
+        not_for_the_console(self.uid)?;
         self.ask(|reply| Command::Power { word: "poweroff", reason, reply }).await
     }
 }

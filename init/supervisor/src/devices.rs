@@ -31,15 +31,15 @@ pub fn prepare(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Makes a unit's nodes anew and returns them.
+/// Makes a unit's nodes and returns them. Those that are there already stay: a running service's Landlock rules are about
+/// these very nodes, and it would be shut out of new ones (a probe of its sandbox comes by here, too).
 pub fn make_nodes(paths: &Paths, unit: &Unit) -> Result<Vec<DeviceNode>> {
     if unit.sandbox.devices.is_empty() {
         return Ok(Vec::new());
     }
     let info = read_boot_info(&paths.boot_info())?;
     let dir = paths.devices().join(&unit.name);
-    let _ = fs::remove_dir_all(&dir);
-    fs::create_dir(&dir)?;
+    fs::create_dir_all(&dir)?;
     chown(&dir, Some(0), Some(unit.uid))?;
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o750))?;
     unit.sandbox.devices.iter().map(|d| make_node(&dir, unit.uid, &info, *d)).collect()
@@ -57,12 +57,19 @@ fn make_node(dir: &Path, gid: u32, info: &BootInfo, device: Device) -> Result<De
         bail!("{} for {name} is the running root, which nobody may write", source.display());
     }
     let path = dir.join(name);
-    mknod(&path, SFlag::S_IFBLK, Mode::empty(), metadata.rdev())
-        .with_context(|| format!("cannot make {}", path.display()))?;
+    if !is_node_of(&path, metadata.rdev()) {
+        let _ = fs::remove_file(&path);
+        mknod(&path, SFlag::S_IFBLK, Mode::empty(), metadata.rdev())
+            .with_context(|| format!("cannot make {}", path.display()))?;
+    }
     chown(&path, Some(0), Some(gid))?;
     let mode = if device.write { 0o660 } else { 0o440 };
     fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
     Ok(DeviceNode { path, write: device.write })
+}
+
+fn is_node_of(path: &Path, device: u64) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_block_device() && m.rdev() == device)
 }
 
 fn source(info: &BootInfo, role: DeviceRole) -> &Path {

@@ -2,10 +2,10 @@
 //! which `exec-unit` gets. Its child's half is in `stage`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::Stdio;
@@ -69,7 +69,8 @@ pub fn start(paths: &Paths, cgroups: Option<&Cgroups>, sockets: &Sockets, unit: 
     spec.notify_socket = Some(paths.notify_socket(&unit.name));
     spec.watchdog_us = unit.watchdog.map(|w| w.as_micros() as u64);
     spec.listen_fd = sockets.fd(&unit.name);
-    let child = spawn(paths, &spec)?;
+    let console = unit.console.then(|| open_console(paths)).transpose()?;
+    let child = spawn(paths, &spec, console)?;
     Ok(Launched { child, notify })
 }
 
@@ -81,7 +82,14 @@ pub fn start_probe(paths: &Paths, cgroups: Option<&Cgroups>, unit: &Unit) -> Res
         [spec.state_dir.clone()].into_iter().flatten().chain(spec.devices.iter().map(|d| d.path.clone()));
     let own: Vec<String> = own.map(|p| p.to_string_lossy().into_owned()).collect();
     spec.exec = [vec![supervisor, "probe".into()], own].concat();
-    spawn(paths, &spec)
+    spawn(paths, &spec, None)
+}
+
+/// For a unit that talks to whoever is at the console.
+fn open_console(paths: &Paths) -> Result<File> {
+    let path = paths.console.as_deref().context("there is no console here")?;
+    let open = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path);
+    open.with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// Everything but what belongs to one start. Makes what the description names.
@@ -151,10 +159,13 @@ fn bind_notify(paths: &Paths, unit: &Unit) -> Result<UnixDatagram> {
     Ok(socket)
 }
 
-fn spawn(paths: &Paths, spec: &ExecSpec) -> Result<Child> {
+fn spawn(paths: &Paths, spec: &ExecSpec, console: Option<File>) -> Result<Child> {
     let mut command = Command::new(&paths.supervisor);
     command.arg("exec-unit").arg(serde_json::to_string(spec)?);
     command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(console) = console {
+        command.stdin(console.try_clone()?).stdout(console);
+    }
     command.kill_on_drop(false);
     if let Some(fd) = spec.listen_fd {
         // SAFETY: between fork and exec this only calls fcntl, which is async-signal-safe. The socket keeps its number

@@ -27,7 +27,7 @@ pub enum Action {
     Kill(String),
     /// For the log and the console.
     Say(String),
-    /// Every unit is ready, for the first time.
+    /// Every required unit is ready, for the first time.
     AllReady,
     /// Every unit has stopped, as was asked.
     AllStopped,
@@ -327,7 +327,7 @@ impl Machine {
         for name in may_start {
             self.spawn(&name, now);
         }
-        if !self.said_ready && self.units.values().all(Tracked::is_ready) {
+        if !self.said_ready && self.units.values().all(|u| u.is_ready() || !u.required) {
             self.said_ready = true;
             self.actions.push_back(Action::AllReady);
         }

@@ -26,6 +26,15 @@ pub mod uid {
     pub const RECONCILER: u32 = 105;
     pub const UPDATE: u32 = 106;
     pub const NETWORK: u32 = 107;
+    pub const CONSOLE: u32 = 108;
+}
+
+/// For methods that change something: whoever stands at the console may look, and is not thereby the owner.
+pub fn not_for_the_console(uid: u32) -> zbus::fdo::Result<()> {
+    if uid == uid::CONSOLE {
+        return Err(zbus::fdo::Error::AccessDenied("the console only looks".into()));
+    }
+    Ok(())
 }
 
 /// Clients beyond this many at once are turned away: there are a dozen services, each with one connection.

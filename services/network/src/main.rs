@@ -46,7 +46,7 @@ async fn main() -> Result<()> {
     let mut manager = Manager::new(shared.clone())?;
     manager.refresh().await?;
     daemon::ready();
-    let serve = bus::serve(listener, &[bus::uid::MESH, bus::uid::UPDATE], |builder, _| {
+    let serve = bus::serve(listener, &[bus::uid::MESH, bus::uid::UPDATE, bus::uid::CONSOLE], |builder, _| {
         builder.serve_at("/io/macula/Network", Network { shared: shared.clone() })
     });
     let manage = async {

@@ -59,8 +59,8 @@ async fn run() -> Result<()> {
     tokio::spawn(owner::serve(updater.clone(), events));
     tokio::spawn(after_boot::settle(updater.clone()));
     daemon::ready();
-    bus::serve(listener, &[bus::uid::RECONCILER], |builder, _uid| {
-        builder.serve_at("/io/macula/Update", updater::Server(updater.clone()))
+    bus::serve(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], |builder, uid| {
+        builder.serve_at("/io/macula/Update", updater::Server { updater: updater.clone(), uid })
     })
     .await
 }

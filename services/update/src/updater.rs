@@ -101,7 +101,10 @@ impl Updater {
     pub async fn status(self: &Arc<Self>) -> OsReport {
         let boot = &self.node.boot;
         let node = self.node_id.get_or_try_init(|| self.links.node_id()).await;
-        let entries = self.entries().await.unwrap_or_default();
+        let entries = self.entries().await.unwrap_or_else(|e| {
+            tracing::warn!("the entries of the boot loader cannot be read: {e:#}");
+            Vec::new()
+        });
         let installed = self.records.installed(boot.slot, boot.seq);
         let release = installed.map(|i| i.release).unwrap_or_default();
         let trial = boot.trial && self.standing() != Standing::Settled;
@@ -376,19 +379,25 @@ fn summary(report: &InstallReport) -> String {
 }
 
 /// `io.macula.Update1`.
-pub struct Server(pub Arc<Updater>);
+pub struct Server {
+    pub updater: Arc<Updater>,
+    /// The client's.
+    pub uid: u32,
+}
 
 #[zbus::interface(name = "io.macula.Update1")]
 impl Server {
     async fn status(&self) -> zbus::fdo::Result<String> {
-        serde_json::to_string(&self.0.status().await).map_err(bus::failed)
+        serde_json::to_string(&self.updater.status().await).map_err(bus::failed)
     }
 
     async fn install(&self, release: Vec<u8>, again: bool) -> zbus::fdo::Result<()> {
-        self.0.install(bus::mcid(&release)?, again).await.map_err(bus::failed)
+        bus::not_for_the_console(self.uid)?;
+        self.updater.install(bus::mcid(&release)?, again).await.map_err(bus::failed)
     }
 
     async fn rollback(&self) -> zbus::fdo::Result<()> {
-        self.0.rollback().await.map_err(bus::failed)
+        bus::not_for_the_console(self.uid)?;
+        self.updater.rollback().await.map_err(bus::failed)
     }
 }

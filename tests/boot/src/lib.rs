@@ -37,7 +37,8 @@ impl Bench {
         self.boot(name, &self.lab.config_following(name, CHANNEL))
     }
 
-    fn boot(&self, name: &str, config: &str) -> Result<Node<'_>> {
+    /// A node with the text of a `macula.toml`, booted and answering.
+    pub fn boot(&self, name: &str, config: &str) -> Result<Node<'_>> {
         let node = self.lab.start(name, self.image()?, config, NodeOptions::default())?;
         node.wait_ready().with_context(|| node.tail())?;
         node.wait_answer().with_context(|| node.tail())?;

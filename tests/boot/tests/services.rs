@@ -7,7 +7,8 @@ use qemu_lab::{Node, wait_until};
 use serde_json::Value;
 use tests_boot::{Bench, say, with_console};
 
-const SERVICES: [&str; 7] = ["identity", "network", "mesh", "dht", "content", "update", "reconciler"];
+const SERVICES: [&str; 8] =
+    ["identity", "network", "mesh", "dht", "content", "update", "reconciler", "console"];
 const MAY_USE_THE_NETWORK: [&str; 2] = ["mesh", "network"];
 const SETTLE: Duration = Duration::from_secs(90);
 
@@ -17,6 +18,7 @@ fn units_are_ready_confined_and_come_back_after_kill_9() -> Result<()> {
     let node = bench.node("solo")?;
     with_console(&node, all_are_ready(&node))?;
     with_console(&node, confined(&node))?;
+    with_console(&node, console_answers(&node))?;
     for service in SERVICES {
         with_console(&node, comes_back(&node, service))?;
     }
@@ -31,6 +33,17 @@ fn all_are_ready(node: &Node) -> Result<()> {
     let status = node.status()?;
     ensure!(status["slot"] == "A" && status["seq"] == 1, "a fresh image boots slot A: {status}");
     ensure!(status["node"].as_str().is_some_and(|n| n.starts_with("did:key:z6Mk")), "{status}");
+    Ok(())
+}
+
+/// Somebody at the serial line asks the node what it is, and is told, but has no say.
+fn console_answers(node: &Node) -> Result<()> {
+    for (typed, answer) in [("status\n", "macula-000001.efi"), ("reboot\n", "`reboot` is not known here")] {
+        let here = node.vm.serial().mark();
+        node.vm.send(typed)?;
+        node.vm.serial().wait_for_after(here, answer, SETTLE)?;
+    }
+    say("the console answers");
     Ok(())
 }
 

@@ -27,6 +27,7 @@ To control the node use maculactl from your own machine.
 ";
 
 pub async fn console(s: &Session) -> Result<()> {
+    services_api::daemon::ready();
     banner(&s.out).await;
     let mut input = std::io::stdin().lock();
     loop {

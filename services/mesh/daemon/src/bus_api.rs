@@ -75,7 +75,8 @@ fn same(a: &Connection, b: &Connection) -> bool {
 }
 
 pub async fn serve(listener: UnixListener, links: Arc<Links>) -> Result<()> {
-    let services = [bus::uid::DHT, bus::uid::CONTENT, bus::uid::RECONCILER, bus::uid::UPDATE];
+    let services =
+        [bus::uid::DHT, bus::uid::CONTENT, bus::uid::RECONCILER, bus::uid::UPDATE, bus::uid::CONSOLE];
     bus::serve(listener, &services, |builder, uid| {
         builder.serve_at("/io/macula/Mesh", Mesh { links: links.clone(), uid })
     })
@@ -95,6 +96,7 @@ impl Mesh {
         protocol: String,
         timeout_ms: u32,
     ) -> zbus::fdo::Result<zbus::OwnedFd> {
+        bus::not_for_the_console(self.uid)?;
         let node = bus::node_id(&node)?;
         check_protocol(&protocol)?;
         let opened = within(timeout_ms, self.links.open(node, &protocol)).await;
@@ -110,6 +112,7 @@ impl Mesh {
         access: String,
         #[zbus(connection)] connection: &Connection,
     ) -> zbus::fdo::Result<()> {
+        bus::not_for_the_console(self.uid)?;
         check_protocol(&protocol)?;
         let owner_only = match access.as_str() {
             "peer" => false,
@@ -135,6 +138,7 @@ impl Mesh {
     }
 
     fn learn(&self, node: Vec<u8>, addresses: Vec<String>) -> zbus::fdo::Result<()> {
+        bus::not_for_the_console(self.uid)?;
         let node = bus::node_id(&node)?;
         let parsed = addresses.iter().take(MAX_ADDRESSES).filter_map(|a| a.parse().ok());
         let usable: Vec<SocketAddr> = parsed.filter(is_dialable).collect();

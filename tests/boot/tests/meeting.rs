@@ -1,0 +1,52 @@
+//! Nodes that mDNS cannot bring together meet through a seed, and a stranger gets nowhere with the owner's orders.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use qemu_lab::{Node, wait_until};
+use tests_boot::{Bench, say, with_console};
+
+/// The only Ethernet link of a machine; the loopback link is 1.
+const LINK: u32 = 2;
+const ADDRESS: Duration = Duration::from_secs(90);
+
+#[test]
+fn nodes_meet_through_a_seed_and_strangers_are_refused() -> Result<()> {
+    let bench = Bench::new()?;
+    let a = bench.boot("seed", &format!("{}[mesh]\nmdns = false\n", bench.lab.config("seed")))?;
+    let id = a.status()?["node"].as_str().context("no node id")?.to_string();
+    let address = with_console(&a, link_local(&a))?;
+    let seed = format!("{id}@[{address}%{LINK}]:4433");
+    let config = format!("{}[mesh]\nmdns = false\nseeds = [\"{seed}\"]\n", bench.lab.config("newcomer"));
+    let b = bench.boot("newcomer", &config)?;
+    let peers = with_console(&b, b.wait_peers(1))?;
+    ensure!(peers[0]["node"] == id.as_str(), "{peers:?}");
+    say(&format!("met through {seed}"));
+    with_console(&a, stranger_is_refused(&bench, &a))
+}
+
+fn link_local(node: &Node) -> Result<String> {
+    wait_until("an IPv6 link-local address", ADDRESS, || {
+        let links = node.ctl(&["links"])?;
+        let addresses = links.as_array().into_iter().flatten().flat_map(|l| l["addresses"].as_array());
+        let mut texts = addresses.flatten().filter_map(|a| a.as_str()?.split('/').next());
+        Ok(texts.find(|a| a.starts_with("fe80:")).map(String::from))
+    })
+}
+
+/// Whoever reaches the node and is not its owner may talk to its mesh, and to nothing that looks into it or changes it.
+fn stranger_is_refused(bench: &Bench, node: &Node) -> Result<()> {
+    let key = bench.lab.dir().join("stranger.key");
+    std::fs::write(&key, format!("{}\n", "42".repeat(32)))?;
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))?;
+    for order in [&["status"][..], &["reboot"], &["dht", "table"], &["content", "report"], &["peers"]] {
+        let arguments = [&["--node", &node.address], order].concat();
+        match bench.lab.owner.run_as(&key, &arguments) {
+            Ok(answer) => anyhow::bail!("a stranger's {order:?} was answered: {answer}"),
+            Err(refusal) => say(&format!("{order:?}: {}", refusal.to_string().lines().last().unwrap_or(""))),
+        }
+    }
+    ensure!(node.status()?["uptime_s"].as_u64().is_some(), "the owner is still answered");
+    Ok(())
+}
