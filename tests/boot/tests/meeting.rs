@@ -40,13 +40,15 @@ fn stranger_is_refused(bench: &Bench, node: &Node) -> Result<()> {
     let key = bench.lab.dir().join("stranger.key");
     std::fs::write(&key, format!("{}\n", "42".repeat(32)))?;
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))?;
-    for order in [&["status"][..], &["reboot"], &["dht", "table"], &["content", "report"], &["peers"]] {
+    for order in [&["status"][..], &["reboot"], &["dht", "table"], &["content", "status"], &["peers"]] {
         let arguments = [&["--node", &node.address], order].concat();
-        match bench.lab.owner.run_as(&key, &arguments) {
+        let refusal = match bench.lab.owner.run_as(&key, &arguments) {
             Ok(answer) => anyhow::bail!("a stranger's {order:?} was answered: {answer}"),
-            Err(refusal) => say(&format!("{order:?}: {}", refusal.to_string().lines().last().unwrap_or(""))),
-        }
+            Err(refusal) => refusal.to_string(),
+        };
+        ensure!(refusal.contains("not its owner"), "{order:?}: {refusal}");
     }
+    say("a stranger is refused whatever he asks");
     ensure!(node.status()?["uptime_s"].as_u64().is_some(), "the owner is still answered");
     Ok(())
 }
