@@ -275,13 +275,14 @@ impl Build<'_> {
         let init = self.spec.programs.get(INIT).map_or(Path::new(INIT), PathBuf::as_path);
         let initrd = initramfs::make(&read(init)?, &read(e2fsck)?, &selected, &self.spec.cache_dir)?;
         let cmdline = format!(
-            "{} macula.verity={},{},{} macula.version={} macula.board={}",
+            "{} macula.verity={},{},{} macula.version={} macula.board={} macula.built={}",
             self.spec.board.cmdline,
             root.verity_root,
             root.verity_salt,
             root.data_blocks,
             self.spec.version,
             self.spec.board.board,
+            self.spec.lock.snapshot,
         );
         let content = uki::Uki {
             os_release: &self.os_release(false),

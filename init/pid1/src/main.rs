@@ -8,6 +8,7 @@
 //! Whatever fails ends in a reboot, into the other slot when this one is unusable. A crash of this program leaves
 //! what a power cut would: each write to the disk is ordered for that.
 
+mod clock;
 mod console;
 mod disk;
 mod drivers;

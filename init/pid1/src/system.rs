@@ -21,7 +21,7 @@ use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::supervisor::Supervisor;
 use crate::uevents::Received;
-use crate::{evidence, state};
+use crate::{clock, evidence, state};
 
 const MODULES_LIST: &str = "/usr/lib/modules/modules.toml";
 const MODULES_FOLDER: &str = "/usr/lib/modules";
@@ -60,6 +60,7 @@ fn take_signals() -> Result<SignalFd, StepFailed> {
 fn prepare(node: &mut Node) -> Result<(), StepFailed> {
     let unknown = || fail("system", OnFailure::Reboot, anyhow!("the boot disk is not known"));
     let (entry, devices) = (node.entry.ok_or_else(unknown)?, node.devices.clone().ok_or_else(unknown)?);
+    clock::raise(node.command_line.as_ref().map_or(0, |line| line.built_unix));
     let info = boot_info(node, entry, &devices).ok_or_else(unknown)?;
     if condemned(&info.evidence).contains(&entry.seq) {
         say(&format!("{entry} is known to be corrupt (see /state/boot); running it all the same"));

@@ -15,6 +15,7 @@ use crate::json::{self, Object};
 use crate::{KEYS_MAX, NAME_LEN_MAX, TufError, time};
 
 const SPEC_VERSION: &str = "1.0.34";
+const MADE: &str = "x-macula-made-unix";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -238,6 +239,8 @@ fn check_content(
 pub struct Timestamp {
     pub version: u64,
     pub expires_unix: u64,
+    /// When it was signed, by the signer's clock. Ours: the specification has no field for it and lets readers skip it.
+    pub made_unix: Option<u64>,
     pub snapshot: FileInfo,
 }
 
@@ -245,12 +248,16 @@ impl Timestamp {
     pub fn read(envelope: &Envelope) -> Result<Self> {
         let (signed, version, expires_unix) = common(envelope, Role::Timestamp)?;
         let snapshot = FileInfo::read(signed.object("meta")?.object("snapshot.json")?)?;
-        Ok(Self { version, expires_unix, snapshot })
+        let made_unix = signed.maybe(MADE).and_then(Value::as_u64);
+        Ok(Self { version, expires_unix, made_unix, snapshot })
     }
 
     pub fn to_json(&self) -> Value {
         let mut signed = head(Role::Timestamp, self.version, self.expires_unix);
         signed["meta"] = json!({ "snapshot.json": self.snapshot.to_json() });
+        if let Some(made) = self.made_unix {
+            signed[MADE] = json!(made);
+        }
         signed
     }
 }

@@ -56,30 +56,22 @@ impl Releases {
 }
 
 impl ReleaseFiles {
-    /// `maculactl release create` and `sign`: the signed release's file.
+    /// `maculactl release create` and `sign`: the folder with the owner's releases, to which this one was added.
     pub fn signed(&self, owner: &Owner, dir: &Path) -> Result<PathBuf> {
-        let out = dir.join(format!("release-{}.cbor", self.version));
-        let (artifacts, file) = (text(&self.artifacts)?, text(&out)?);
-        owner.run(&["release", "create", "--artifacts", artifacts, "--out", file])?;
-        owner.run(&["release", "sign", file])?;
-        Ok(out)
+        let repository = dir.join("releases");
+        let (artifacts, folder) = (text(&self.artifacts)?, text(&repository)?);
+        owner.run(&["release", "create", "--artifacts", artifacts, "--repo", folder])?;
+        owner.run(&["release", "sign", "--repo", folder])?;
+        Ok(repository)
     }
 
     /// Signs the release and publishes it on a node under a channel.
     pub fn publish(&self, owner: &Owner, dir: &Path, node: &str, channel: &str) -> Result<()> {
-        let file = self.signed(owner, dir)?;
-        let (artifacts, file) = (text(&self.artifacts)?, text(&file)?);
-        owner.run(&[
-            "--node",
-            node,
-            "release",
-            "publish",
-            file,
-            "--artifacts",
-            artifacts,
-            "--channel",
-            channel,
-        ])?;
+        let repository = self.signed(owner, dir)?;
+        let (artifacts, folder) = (text(&self.artifacts)?, text(&repository)?);
+        let publish =
+            ["release", "publish", "--artifacts", artifacts, "--channel", channel, "--repo", folder];
+        owner.run(&[&["--node", node], &publish[..]].concat())?;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use os_bootloader::{Bootloader, DeviceFile, UKI_MAX, Uefi};
 use os_content_id::{CHUNK_SIZE, ChunkList, Hash, hash};
-use os_release::{Artifact, Role, SignedRelease};
+use os_release::{Artifact, Named, Release, Role};
 use os_slots::{Entry, InstallPlan, Trial, plan_install};
 
 use crate::assemble::{Local, Progress, Source, Target};
@@ -27,11 +27,18 @@ pub trait Monitor: Progress {
 /// Ids of the peers connected when the install ends, as text.
 pub type Peers<'a> = &'a dyn Fn() -> Vec<String>;
 
+/// A release that may be installed, and what proves it.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    pub named: Named,
+    /// The metadata bundle.
+    pub bundle: Vec<u8>,
+}
+
 pub struct Install<'a> {
     pub node: &'a Node,
     pub records: &'a Records,
-    /// Verified.
-    pub release: &'a SignedRelease,
+    pub accepted: &'a Accepted,
     pub source: &'a dyn Source,
     pub peers: Peers<'a>,
 }
@@ -55,7 +62,7 @@ impl Install<'_> {
         // The small part first: it shows that providers deliver before anything is given up for them.
         monitor.phase("fetch", total);
         let part = self.assemble_uki(&uki_list, monitor)?;
-        let verity = uki::check(&part, self.release.release())?;
+        let verity = uki::check(&part, self.release())?;
 
         let plan = self.clear_slot()?;
         monitor.phase("compare", total);
@@ -73,8 +80,12 @@ impl Install<'_> {
         Ok(entry)
     }
 
+    fn release(&self) -> &Release {
+        &self.accepted.named.release
+    }
+
     fn artifact(&self, role: Role) -> Result<&Artifact> {
-        let artifact = self.release.release().artifact(role);
+        let artifact = self.release().artifact(role);
         artifact.with_context(|| format!("the release has no {}", role.word()))
     }
 
@@ -167,11 +178,11 @@ impl Install<'_> {
 
     /// Everything the next boots need to know, before the switch makes them happen.
     fn record(&self, plan: &InstallPlan, root_list: &ChunkList) -> Result<()> {
-        let release = self.release.release();
-        let mcid = self.release.mcid().to_string();
+        let release = self.release();
+        let mcid = self.accepted.named.mcid.to_string();
         let installed =
             Installed { seq: plan.seq, version: release.version.to_string(), release: mcid.clone() };
-        let files = SeedFiles { release: self.release.encode(), root_manifest: root_list.encode() };
+        let files = SeedFiles { release: self.accepted.bundle.clone(), root_manifest: root_list.encode() };
         self.records.set_installed(plan.slot, &installed, &files)?;
         let peers = (self.peers)();
         self.records.set_trial(&Trial {
@@ -191,7 +202,7 @@ impl Install<'_> {
     }
 
     fn total(&self) -> u64 {
-        self.release.release().artifacts.iter().map(|a| a.size).sum()
+        self.release().artifacts.iter().map(|a| a.size).sum()
     }
 }
 

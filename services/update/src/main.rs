@@ -12,8 +12,10 @@
 //! | committed, record not cleared | `trial.json`, entry without counter | clears the record |
 //! | failure recorded, entry not marked | `failed.json`, entry counted down | marks it bad and reboots |
 
+mod accept;
 mod after_boot;
 mod assemble;
+mod clock;
 mod direct_read;
 mod gate;
 mod install;
@@ -37,7 +39,7 @@ use crate::links::Links;
 use crate::node::Node;
 use crate::updater::Updater;
 
-const PROTOCOLS: &[(&str, &str)] = &[(control::protocol::OS, "owner")];
+const PROTOCOLS: &[(&str, &str)] = &[(control::protocol::OS, "owner"), (clock::TIME, "peer")];
 
 fn main() -> Result<()> {
     daemon::init_logging();
@@ -58,6 +60,7 @@ async fn run() -> Result<()> {
     );
     tokio::spawn(owner::serve(updater.clone(), events));
     tokio::spawn(after_boot::settle(updater.clone()));
+    tokio::spawn(clock::keep_saved(updater.clone()));
     daemon::ready();
     bus::serve(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], |builder, uid| {
         builder.serve_at("/io/macula/Update", updater::Server { updater: updater.clone(), uid })

@@ -1,4 +1,5 @@
-//! `control/1`: what the owner asks over the mesh. Mesh lets only the owner's key open such a stream.
+//! `control/1`: what the owner asks over the mesh. Mesh lets only the owner's key open such a stream. Peers may ask the
+//! time, nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use services_api::report::{
 };
 use tokio::sync::mpsc;
 
+use crate::clock;
 use crate::links::from_json;
 use crate::updater::Updater;
 
@@ -21,8 +23,12 @@ const LOG_LINES_MAX: u32 = 4_000;
 
 pub async fn serve(updater: Arc<Updater>, mut events: mpsc::Receiver<MeshEvent>) {
     while let Some(event) = events.recv().await {
-        if let MeshEvent::Stream(incoming) = event {
-            tokio::spawn(serve_stream(updater.clone(), incoming));
+        let MeshEvent::Stream(incoming) = event else { continue };
+        let updater = updater.clone();
+        if incoming.protocol == clock::TIME {
+            tokio::spawn(async move { clock::answer(&updater.clock, incoming).await });
+        } else {
+            tokio::spawn(serve_stream(updater, incoming));
         }
     }
 }

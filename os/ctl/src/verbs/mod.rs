@@ -8,6 +8,8 @@ mod identity;
 mod network;
 mod publish;
 mod release;
+mod root_keys;
+mod standing;
 mod status;
 mod units;
 mod update;

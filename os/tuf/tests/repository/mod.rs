@@ -179,7 +179,8 @@ impl Repository {
                 Snapshot { version, expires_unix, meta }.to_json()
             }
             Role::Timestamp => {
-                Timestamp { version, expires_unix, snapshot: self.info(Role::Snapshot) }.to_json()
+                Timestamp { version, expires_unix, made_unix: Some(NOW), snapshot: self.info(Role::Snapshot) }
+                    .to_json()
             }
             Role::Root => unreachable!("roots have their own way"),
         }
