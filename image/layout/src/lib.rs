@@ -34,6 +34,10 @@ pub const BOOT_LOADER_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
 pub const LOADER_CONF_PATH: &str = "loader/loader.conf";
 /// Folder of the UKIs.
 pub const ENTRIES_DIR: &str = "EFI/Linux";
+/// The rescue system's UKI, beside the slots': `os_slots::RESCUE_ENTRY`.
+pub const RESCUE_ENTRY: &str = "macula-0-rescue.efi";
+/// Largest rescue UKI.
+pub const RESCUE_BYTES_MAX: u64 = 128 * MIB;
 /// Optional configuration for the first boot, in the root of the ESP.
 pub const PROVISION_FILE: &str = "macula.toml";
 

@@ -25,11 +25,13 @@ pub enum Message {
     Alive,
     /// With the reason, for the log.
     Reboot(String),
+    /// Into the rescue system.
+    Rescue(String),
     PowerOff(String),
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("message {0:?} is none of: alive, reboot <reason>, poweroff <reason>")]
+#[error("message {0:?} is none of: alive, reboot <reason>, rescue <reason>, poweroff <reason>")]
 pub struct UnknownMessage(String);
 
 impl Message {
@@ -39,6 +41,7 @@ impl Message {
         match word {
             "alive" => Ok(Message::Alive),
             "reboot" => Ok(Message::Reboot(reason.to_owned())),
+            "rescue" => Ok(Message::Rescue(reason.to_owned())),
             "poweroff" => Ok(Message::PowerOff(reason.to_owned())),
             _ => Err(UnknownMessage(text.chars().take(64).collect())),
         }

@@ -39,7 +39,7 @@ pub enum Command {
         unit: String,
         reply: Reply<Vec<ProbeResult>>,
     },
-    /// `word` is `reboot` or `poweroff`.
+    /// `word` is `reboot`, `rescue` or `poweroff`.
     Power {
         word: &'static str,
         reason: String,
@@ -110,6 +110,11 @@ impl Supervisor {
     async fn reboot(&self, reason: String) -> fdo::Result<()> {
         not_for_the_console(self.uid)?;
         self.ask(|reply| Command::Power { word: "reboot", reason, reply }).await
+    }
+
+    async fn rescue(&self, reason: String) -> fdo::Result<()> {
+        not_for_the_console(self.uid)?;
+        self.ask(|reply| Command::Power { word: "rescue", reason, reply }).await
     }
 
     async fn poweroff(&self, reason: String) -> fdo::Result<()> {

@@ -126,6 +126,9 @@ pub enum Verb {
         /// Ends up in the node's log
         #[arg(long, default_value = "the owner asked")]
         reason: String,
+        /// Into the rescue system, which installs a release anew and needs no slot
+        #[arg(long)]
+        rescue: bool,
     },
     /// Switch the node off
     Poweroff {

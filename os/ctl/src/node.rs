@@ -115,6 +115,17 @@ impl Node {
         }
     }
 
+    pub async fn rescue(&self, reason: &str) -> Result<()> {
+        match self {
+            Node::Remote(r) => {
+                r.call(protocol::OS, "rescue", &PowerParams { reason: reason.to_string() }).await
+            }
+            Node::Local => {
+                local!(supervisor::SupervisorProxy<'_>, "supervisor").rescue(reason).await.map_err(said)
+            }
+        }
+    }
+
     pub async fn poweroff(&self, reason: &str) -> Result<()> {
         match self {
             Node::Remote(r) => {

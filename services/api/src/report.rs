@@ -26,6 +26,9 @@ pub struct OsReport {
     pub failed_releases: Vec<FailedReport>,
     /// MCID text of the release this slot was installed from; empty for the factory image.
     pub release: String,
+    /// Why the rescue system runs; empty when a slot does. `version`, `slot` and `seq` are then those of the release that
+    /// was committed last.
+    pub rescue: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

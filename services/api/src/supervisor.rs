@@ -22,5 +22,8 @@ pub trait Supervisor {
 
     fn reboot(&self, reason: &str) -> zbus::Result<()>;
 
+    /// Restarts into the rescue system.
+    fn rescue(&self, reason: &str) -> zbus::Result<()>;
+
     fn poweroff(&self, reason: &str) -> zbus::Result<()>;
 }

@@ -21,6 +21,7 @@ mod links;
 mod node;
 mod owner;
 mod records;
+mod rescue;
 mod seed;
 #[cfg(test)]
 mod tests;

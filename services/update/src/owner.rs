@@ -85,6 +85,10 @@ async fn act(updater: &Arc<Updater>, call: &Call) -> Result<Answer> {
             let p: PowerParams = call.params()?;
             links.supervisor().await?.reboot(&p.reason).await?;
         }
+        "rescue" => {
+            let p: PowerParams = call.params()?;
+            links.supervisor().await?.rescue(&p.reason).await?;
+        }
         "poweroff" => {
             let p: PowerParams = call.params()?;
             links.supervisor().await?.poweroff(&p.reason).await?;

@@ -193,6 +193,7 @@ impl World {
     fn boot(&self, entry: &str, evidence: Vec<Evidence>) -> Arc<Updater> {
         let entry: Entry = entry.parse().unwrap();
         let boot = BootInfo {
+            rescue: None,
             entry,
             seq: entry.seq,
             slot: entry.slot(),

@@ -53,8 +53,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Updater {
-    pub fn new(node: Node, links: Links) -> Result<Self> {
+    pub fn new(mut node: Node, links: Links) -> Result<Self> {
         let records = Records::open(&node.state_dir)?;
+        if node.boot.rescue.is_some() {
+            node.version = newest_version(&node, &records);
+        }
         Ok(Self {
             node,
             records,
@@ -112,7 +115,7 @@ impl Updater {
             node: node.cloned().unwrap_or_default(),
             name: self.node.config.name.clone(),
             board: boot.board.clone(),
-            version: boot.version.clone(),
+            version: self.node.version.to_string(),
             slot: boot.slot.to_string(),
             seq: boot.seq,
             entries: entries.iter().map(Entry::to_string).collect(),
@@ -129,6 +132,7 @@ impl Updater {
             events: self.records.events(),
             failed_releases: self.records.failed().iter().map(failed_report).collect(),
             release,
+            rescue: boot.rescue.clone().unwrap_or_default(),
         }
     }
 
@@ -191,6 +195,7 @@ impl Updater {
             threshold: update.threshold,
             board: &self.node.boot.board,
             running: &self.node.version,
+            reinstall: self.node.boot.rescue.is_some(),
             now_unix: now_unix(),
         })?;
         self.records.set_intent(&Intent { release: mcid.to_string(), again })?;
@@ -302,6 +307,13 @@ impl Updater {
         self.set_standing(Standing::Rebooting);
         reboot(&self.links, "rollback by order").await
     }
+}
+
+/// What rescue must not go below: the release that was committed last, or what the rescue system came with.
+fn newest_version(node: &Node, records: &Records) -> os_release::Version {
+    let committed = records.installed(node.boot.slot, node.boot.seq);
+    let committed = committed.and_then(|i| i.version.parse().ok());
+    committed.into_iter().chain([node.version.clone()]).max().unwrap_or_else(|| node.version.clone())
 }
 
 fn failed_report(f: &FailedRelease) -> FailedReport {
