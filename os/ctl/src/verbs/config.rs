@@ -1,9 +1,10 @@
 //! `config check`: what a node would say to a config.toml, before it meets it.
 
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use os_config::{Config, ConfigError};
+use os_config::{Config, ConfigError, MAX_SIZE};
 
 use super::Session;
 use crate::cli;
@@ -28,8 +29,13 @@ pub fn config(s: &Session, verb: cli::Config) -> Result<()> {
 
 /// A file that is not there is an error here, while a node would run with the defaults.
 fn load(file: &Path) -> Result<Config> {
-    std::fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
-    Config::load_from(file).map_err(|e| {
+    let mut text = String::new();
+    let read = std::fs::File::open(file).and_then(|f| f.take(MAX_SIZE + 1).read_to_string(&mut text));
+    read.with_context(|| format!("cannot read {}", file.display()))?;
+    if text.len() as u64 > MAX_SIZE {
+        return Err(ConfigError::TooLarge(file.to_path_buf()).into());
+    }
+    Config::parse(&text).map_err(|e| {
         let line = match &e {
             ConfigError::Toml(toml) => toml.span().and_then(|span| line_of(file, span.start)),
             _ => None,
