@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hardware_schema::Board;
+use image_layout::pristine::Pristine;
 use image_layout::{ESP_BYTES, FIRST_SEQ, STATE_BYTES, check_fits, entry_name};
 use serde::{Deserialize, Serialize};
 
@@ -273,7 +274,9 @@ impl Build<'_> {
         let step = self.progress.step("kernel and initramfs");
         let selected = modules.select(&self.spec.board.initramfs, Form::Unpacked)?;
         let init = self.spec.programs.get(INIT).map_or(Path::new(INIT), PathBuf::as_path);
-        let initrd = initramfs::make(&read(init)?, &read(e2fsck)?, &selected, &self.spec.cache_dir)?;
+        let pristine = Pristine::of_image(&read(&self.state()?)?).encode();
+        let initrd =
+            initramfs::make(&read(init)?, &read(e2fsck)?, &pristine, &selected, &self.spec.cache_dir)?;
         let cmdline = format!(
             "{} macula.verity={},{},{} macula.version={} macula.board={}",
             self.spec.board.cmdline,
@@ -283,9 +286,18 @@ impl Build<'_> {
             self.spec.version,
             self.spec.board.board,
         );
+        let profiles = [
+            uki::Profile { id: "normal", title: None, cmdline: None },
+            uki::Profile {
+                id: "reset",
+                title: Some("factory reset: erase key, owner and content"),
+                cmdline: Some(&format!("{cmdline} macula.reset=ask")),
+            },
+        ];
         let content = uki::Uki {
             os_release: &self.os_release(false),
             cmdline: &cmdline,
+            profiles: &profiles,
             uname: &kernel.release,
             initrd: &initrd,
             linux: &read(&kernel.image)?,
@@ -325,12 +337,20 @@ impl Build<'_> {
         Ok(name)
     }
 
+    /// The state file system that the image ships and a factory reset makes again.
+    fn state(&self) -> Result<PathBuf> {
+        let file = self.work.join("state.img");
+        if !file.exists() {
+            state::make(&file, STATE_BYTES)?;
+        }
+        Ok(file)
+    }
+
     /// Makes raw and compressed disk image; returns their names.
     fn disk(&self, root: &Root, uki: &[u8], boot_loader: &Path) -> Result<(String, String)> {
         let step = self.progress.step("disk image");
         let raw = format!("macula-os-{}-{}.img", self.spec.board.board, self.spec.version);
-        let state = self.work.join("state.img");
-        state::make(&state, STATE_BYTES)?;
+        let state = self.state()?;
         let content = disk::Content {
             seed: &format!("{} {} {}", self.spec.board.board, self.spec.version, root.verity_root),
             esp: esp::Content { boot_loader: &read(boot_loader)?, entry: &entry_name(FIRST_SEQ)?, uki },

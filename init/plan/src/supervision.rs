@@ -26,10 +26,12 @@ pub enum Message {
     /// With the reason, for the log.
     Reboot(String),
     PowerOff(String),
+    /// Factory reset, then reboot.
+    Reset(String),
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("message {0:?} is none of: alive, reboot <reason>, poweroff <reason>")]
+#[error("message {0:?} is none of: alive, reboot <reason>, poweroff <reason>, reset <reason>")]
 pub struct UnknownMessage(String);
 
 impl Message {
@@ -40,6 +42,7 @@ impl Message {
             "alive" => Ok(Message::Alive),
             "reboot" => Ok(Message::Reboot(reason.to_owned())),
             "poweroff" => Ok(Message::PowerOff(reason.to_owned())),
+            "reset" => Ok(Message::Reset(reason.to_owned())),
             _ => Err(UnknownMessage(text.chars().take(64).collect())),
         }
     }
@@ -125,6 +128,7 @@ mod tests {
     fn messages_are_words() {
         assert_eq!(Message::parse(b"alive"), Ok(Message::Alive));
         assert_eq!(Message::parse(b"reboot trial of 0.2.0"), Ok(Message::Reboot("trial of 0.2.0".into())));
+        assert_eq!(Message::parse(b"reset by order"), Ok(Message::Reset("by order".into())));
         assert_eq!(Message::parse(b"poweroff"), Ok(Message::PowerOff("no reason given".into())));
         for bad in [&b""[..], b"Alive", b"\xff\xfe", &[b'x'; 4096]] {
             assert!(Message::parse(bad).is_err());
