@@ -1,4 +1,4 @@
-//! The initramfs: our init, e2fsck and the modules it takes to open the root.
+//! The initramfs: our init, e2fsck, the modules it takes to open the root, and what a factory reset writes.
 //!
 //! Two compressed archives, one behind the other, as the kernel allows: the large one seldom changes and is kept in
 //! the cache, the one with `init` is made at every build.
@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use image_layout::PRISTINE_STATE;
 use sha2::{Digest, Sha256};
 
 use crate::cpio::Archive;
@@ -24,12 +25,19 @@ const ZSTD_LEVEL_QUICK: i32 = 9;
 const RESCUE_MOUNT_POINTS: [&str; 2] = ["tmp", "state"];
 
 /// The compressed archives.
-pub fn make(init: &[u8], e2fsck: &[u8], modules: &Selection, cache: &Path) -> Result<Vec<u8>> {
+pub fn make(
+    init: &[u8],
+    e2fsck: &[u8],
+    pristine_state: &[u8],
+    modules: &Selection,
+    cache: &Path,
+) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for point in MOUNT_POINTS {
         archive.folder(point);
     }
     archive.file("sbin/e2fsck", 0o755, e2fsck);
+    archive.file(PRISTINE_STATE, 0o644, pristine_state);
     archive.file("etc/macula/modules.toml", 0o644, modules.toml.as_bytes());
     for (name, content) in &modules.files {
         archive.file(&format!("lib/modules/{name}"), 0o644, content);

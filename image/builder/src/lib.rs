@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hardware_schema::Board;
+use image_layout::pristine::Pristine;
 use image_layout::{ESP_BYTES, FIRST_SEQ, RESCUE_BYTES_MAX, STATE_BYTES, check_fits, entry_name};
 use serde::{Deserialize, Serialize};
 
@@ -279,10 +280,11 @@ impl Build<'_> {
     fn initramfs(&self, modules: &mut ModuleTree, e2fsck: &Path) -> Result<Vec<u8>> {
         let selected = modules.select(&self.spec.board.initramfs, Form::Unpacked)?;
         let init = self.spec.programs.get(INIT).map_or(Path::new(INIT), PathBuf::as_path);
-        initramfs::make(&read(init)?, &read(e2fsck)?, &selected, &self.spec.cache_dir)
+        let pristine = Pristine::of_image(&read(&self.state()?)?).encode();
+        initramfs::make(&read(init)?, &read(e2fsck)?, &pristine, &selected, &self.spec.cache_dir)
     }
 
-    /// A UKI whose command line begins with what makes it a slot's or the rescue system's.
+    /// A UKI whose command line says `what` makes it a slot's or the rescue system's.
     fn make_uki(
         &self,
         kernel: &Kernel,
@@ -294,9 +296,19 @@ impl Build<'_> {
         let (version, board) = (&self.spec.version, &self.spec.board);
         let cmdline =
             format!("{} {what} macula.version={version} macula.board={}", board.cmdline, board.board);
+        let reset = format!("{cmdline} macula.reset=ask");
+        let profiles = [
+            uki::Profile { id: "normal", title: None, cmdline: None },
+            uki::Profile {
+                id: "reset",
+                title: Some("factory reset: erase key, owner and content"),
+                cmdline: Some(&reset),
+            },
+        ];
         let content = uki::Uki {
             os_release: &self.os_release(title),
             cmdline: &cmdline,
+            profiles: &profiles,
             uname: &kernel.release,
             initrd,
             linux: &read(&kernel.image)?,
@@ -377,12 +389,20 @@ impl Build<'_> {
         Ok(name)
     }
 
+    /// The state file system that the image ships and a factory reset makes again.
+    fn state(&self) -> Result<PathBuf> {
+        let file = self.work.join("state.img");
+        if !file.exists() {
+            state::make(&file, STATE_BYTES)?;
+        }
+        Ok(file)
+    }
+
     /// Makes raw and compressed disk image; returns their names.
     fn disk(&self, root: &Root, uki: &[u8], rescue: &[u8], boot_loader: &Path) -> Result<(String, String)> {
         let step = self.progress.step("disk image");
         let raw = format!("macula-os-{}-{}.img", self.spec.board.board, self.spec.version);
-        let state = self.work.join("state.img");
-        state::make(&state, STATE_BYTES)?;
+        let state = self.state()?;
         let content = disk::Content {
             seed: &format!("{} {} {}", self.spec.board.board, self.spec.version, root.verity_root),
             esp: esp::Content {

@@ -9,6 +9,7 @@ use init_plan::cmdline::{CommandLine, Root};
 use init_plan::disks::{Disk, FindError, find};
 use init_plan::failure::{Booted, OnFailure};
 use init_plan::guid::Guid;
+use init_plan::reset::is_requested;
 use init_plan::steps;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -16,7 +17,7 @@ use crate::console::{now, say};
 use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::uevents::{Received, Uevents};
-use crate::{console, disk, firmware, sys};
+use crate::{console, disk, firmware, reset, sys};
 
 const MODULES_LIST: &str = "/etc/macula/modules.toml";
 const MODULES_FOLDER: &str = "/lib/modules";
@@ -55,9 +56,24 @@ fn find_boot_disk(node: &mut Node) -> Result<Disk, StepFailed> {
 }
 
 fn prepare_disk(node: &mut Node, disk: &Disk) -> Result<(), StepFailed> {
+    let disk = &at("reset", reset_if_asked(node, disk))?;
     node.first_boot = at("partition-table", disk::renew_table(disk))?;
     node.devices = Some(at("disk", disk::devices(&disk.name))?);
     Ok(())
+}
+
+/// A reset that the table asks for, or the boot menu and then a person. Returns the disk as its table is now.
+fn reset_if_asked(node: &mut Node, disk: &Disk) -> Result<Disk> {
+    let mut disk = disk.clone();
+    let asked_in_menu = node.command_line.as_ref().is_some_and(|line| line.ask_reset);
+    if asked_in_menu && !is_requested(&disk) && reset::is_confirmed(node) {
+        disk = disk::request_reset(&disk).context("cannot mark the disk for a reset")?;
+    }
+    if is_requested(&disk) {
+        let devices = disk::devices(&disk.name)?;
+        reset::remake(&devices.state, &mut || node.watchdog.feed())?;
+    }
+    Ok(disk)
 }
 
 fn open_root(node: &mut Node) -> Result<(), StepFailed> {

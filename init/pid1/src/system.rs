@@ -23,7 +23,7 @@ use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::supervisor::Supervisor;
 use crate::uevents::Received;
-use crate::{evidence, state};
+use crate::{disk, evidence, state};
 
 const MODULES_LIST: &str = "/usr/lib/modules/modules.toml";
 const MODULES_FOLDER: &str = "/usr/lib/modules";
@@ -234,7 +234,17 @@ impl System<'_> {
                 Message::Reboot(reason) => self.begin_ending(End::Reboot, &reason),
                 Message::Rescue(reason) => self.begin_ending(End::Rescue, &reason),
                 Message::PowerOff(reason) => self.begin_ending(End::PowerOff, &reason),
+                Message::Reset(reason) => self.begin_reset(&reason),
             }
+        }
+    }
+
+    /// The mark first: from then on every boot, also one after a cut, makes the reset.
+    fn begin_reset(&mut self, reason: &str) {
+        let Some(devices) = &self.node.devices else { return };
+        match disk::request_reset_at(&devices.disk) {
+            Ok(()) => self.begin_ending(End::Reboot, &format!("factory reset: {reason}")),
+            Err(error) => say(&format!("no factory reset: {error:#}")),
         }
     }
 

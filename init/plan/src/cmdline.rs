@@ -19,6 +19,8 @@ pub struct CommandLine {
     /// `macula.entry` and `macula.esp`: what the firmware's variables would say. For developers who boot a kernel
     /// directly; ignored as soon as the firmware names an entry itself.
     pub developer: Option<Developer>,
+    /// `macula.reset=ask`: the boot menu's entry for a factory reset was chosen.
+    pub ask_reset: bool,
 }
 
 /// What becomes the root.
@@ -81,9 +83,17 @@ impl CommandLine {
             (Some(_), None) => return Err(CommandLineError::Missing("macula.esp")),
             (None, Some(_)) => return Err(CommandLineError::Missing("macula.entry")),
         };
+        let ask_reset = match keys.take("macula.reset").as_deref() {
+            None => false,
+            Some("ask") => true,
+            Some(other) => {
+                let (value, reason) = (other.to_owned(), "expected ask");
+                return Err(CommandLineError::Bad { key: "macula.reset", value, reason });
+            }
+        };
         match keys.0.pop() {
             Some((key, _)) => Err(CommandLineError::Unknown(key)),
-            None => Ok(CommandLine { root, version, board, developer }),
+            None => Ok(CommandLine { root, version, board, developer, ask_reset }),
         }
     }
 }
@@ -232,6 +242,13 @@ mod tests {
             assert!(matches!(line, Err(CommandLineError::Bad { key: "macula.verity", .. })), "{verity}");
         }
         assert!(parse(&good().replace("x86-generic", "a;b")).is_err());
+    }
+
+    #[test]
+    fn a_reset_is_only_ever_asked_about() {
+        let line = |more: &str| CommandLine::parse(&format!("{} {more}", good())).map(|line| line.ask_reset);
+        assert_eq!((line(""), line("macula.reset=ask")), (Ok(false), Ok(true)));
+        assert!(line("macula.reset=yes").is_err() && line("macula.reset").is_err());
     }
 
     #[test]

@@ -108,7 +108,8 @@ pub fn evidence_to_remove(files: &[(String, Option<u64>)]) -> Vec<&str> {
 pub fn booted_entry(selected: Option<&str>, count_path: Option<&str>) -> Result<Booted, String> {
     let name = match (count_path, selected) {
         (Some(path), _) => crate::firmware::file_name(path),
-        (None, Some(selected)) => selected,
+        // An entry of the menu that another profile of the same UKI makes is called `macula-000001.efi@reset`.
+        (None, Some(selected)) => selected.split_once('@').map_or(selected, |(file, _profile)| file),
         (None, None) => return Err("the firmware does not say which entry it booted".into()),
     };
     if name == RESCUE_ENTRY {

@@ -234,3 +234,28 @@ pub struct KillParams {
 pub struct PowerParams {
     pub reason: String,
 }
+
+/// Parameters of `config`, which answers the text of the node's configuration (secrets hidden), or one key's value.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigParams {
+    /// Such as `mesh.port`.
+    pub key: Option<String>,
+}
+
+/// Parameters of `config_change`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigChange {
+    pub key: String,
+    /// TOML, or a string without its quotes; absent: the key is removed, and its default holds.
+    pub value: Option<String>,
+}
+
+/// Answer to `config_change`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigChanged {
+    /// From when on it holds, for people.
+    pub effect: String,
+}

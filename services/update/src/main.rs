@@ -14,6 +14,7 @@
 
 mod after_boot;
 mod assemble;
+mod configuration;
 mod direct_read;
 mod gate;
 mod install;

@@ -13,6 +13,7 @@ use services_api::report::{FailedReport, InstallReport, OsReport, TrialReport};
 use tokio::sync::OnceCell;
 
 use crate::assemble::Progress;
+use crate::configuration;
 use crate::install::{Install, Monitor};
 use crate::links::{ContentSource, Links, reboot};
 use crate::node::{Node, now_unix, uptime_ms};
@@ -46,6 +47,8 @@ pub struct Updater {
     node_id: OnceCell<String>,
     /// One at a time on the ESP.
     esp: Mutex<()>,
+    /// One change of the configuration at a time.
+    pub config_turn: tokio::sync::Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -67,6 +70,7 @@ impl Updater {
             gate: Mutex::default(),
             node_id: OnceCell::new(),
             esp: Mutex::default(),
+            config_turn: tokio::sync::Mutex::default(),
         })
     }
 
@@ -113,7 +117,7 @@ impl Updater {
         let trial = boot.trial && self.standing() != Standing::Settled;
         OsReport {
             node: node.cloned().unwrap_or_default(),
-            name: self.node.config.name.clone(),
+            name: self.node.config().name.clone(),
             board: boot.board.clone(),
             version: self.node.version.to_string(),
             slot: boot.slot.to_string(),
@@ -186,7 +190,8 @@ impl Updater {
             bail!("the content service delivered something else");
         }
         let release = SignedRelease::decode(&bytes)?;
-        let update = &self.node.config.update;
+        let config = self.node.config();
+        let update = &config.update;
         if update.release_keys.is_empty() {
             bail!("config.toml names no update.release_keys, so no release can be trusted");
         }
@@ -244,7 +249,7 @@ impl Updater {
             tracing::warn!("mesh does not say who its peers are: {e:#}");
             Vec::new()
         });
-        let owner = self.node.config.owner.map(|o| o.to_string());
+        let owner = self.node.config().owner.map(|o| o.to_string());
         let nodes = peers.into_iter().filter(|p| p.connected).map(|p| p.node);
         nodes.filter(|n| Some(n) != owner.as_ref()).take(16).collect()
     }
@@ -401,6 +406,10 @@ pub struct Server {
 impl Server {
     async fn status(&self) -> zbus::fdo::Result<String> {
         serde_json::to_string(&self.updater.status().await).map_err(bus::failed)
+    }
+
+    fn config(&self) -> zbus::fdo::Result<String> {
+        configuration::show(&self.updater, None).map_err(bus::failed)
     }
 
     async fn install(&self, release: Vec<u8>, again: bool) -> zbus::fdo::Result<()> {

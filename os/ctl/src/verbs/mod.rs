@@ -55,7 +55,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Poweroff { reason } => update::poweroff(s, &reason).await,
         Verb::Content(verb) => content::content(s, verb).await,
         Verb::Dht(verb) => dht::dht(s, verb).await,
-        Verb::Config(verb) => config::config(s, verb),
+        Verb::Config(verb) => config::config(s, verb).await,
+        Verb::Reset { yes } => config::reset(s, yes).await,
         Verb::Console => console::console(s).await,
     }
 }
