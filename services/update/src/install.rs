@@ -169,8 +169,12 @@ impl Install<'_> {
     fn record(&self, plan: &InstallPlan, root_list: &ChunkList) -> Result<()> {
         let release = self.release.release();
         let mcid = self.release.mcid().to_string();
-        let installed =
-            Installed { seq: plan.seq, version: release.version.to_string(), release: mcid.clone() };
+        let installed = Installed {
+            seq: plan.seq,
+            version: release.version.to_string(),
+            release: mcid.clone(),
+            at_unix: now_unix(),
+        };
         let files = SeedFiles { release: self.release.encode(), root_manifest: root_list.encode() };
         self.records.set_installed(plan.slot, &installed, &files)?;
         let peers = (self.peers)();
