@@ -9,8 +9,18 @@ use crate::host::{self, Need, TARGET};
 use crate::{Tree, images};
 
 /// Crates that run on the machine that builds, not on a node.
-const HOST_CRATES: [&str; 7] =
-    ["hardware-schema", "image-layout", "image-builder", "xtask", "qemu-vm", "qemu-lab", "tests-boot"];
+const HOST_CRATES: [&str; 8] = [
+    "hardware-schema",
+    "image-layout",
+    "image-builder",
+    "xtask",
+    "qemu-vm",
+    "qemu-lab",
+    "tests-boot",
+    "tests-campaign",
+];
+/// Of these, the ones that need images.
+const BOOT_CRATES: [&str; 2] = ["tests-boot", "tests-campaign"];
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -81,7 +91,7 @@ fn node_test_arguments(options: &Options) -> Vec<&str> {
 
 fn image_test_arguments(options: &Options) -> Vec<&str> {
     let mut arguments = vec!["test", "--release", "--locked"];
-    for package in HOST_CRATES.iter().filter(|p| **p != "tests-boot") {
+    for package in HOST_CRATES.iter().filter(|p| !BOOT_CRATES.contains(p)) {
         arguments.extend(["-p", package]);
     }
     with_filter(arguments, options, &[])
@@ -91,7 +101,8 @@ fn boot(tree: &Tree, options: &Options) -> Result<()> {
     let releases = images::releases(tree)?;
     let file = tree.out().join("releases.json");
     releases.save(&file)?;
-    let arguments = vec!["test", "--release", "--locked", "-p", "tests-boot"];
+    let mut arguments = vec!["test", "--release", "--locked"];
+    arguments.extend(BOOT_CRATES.iter().flat_map(|package| ["-p", package]));
     let mut command = host::cargo();
     command.args(with_filter(arguments, options, &["--test-threads=1", "--nocapture"]));
     let (name, value) = Releases::variable(&file);
