@@ -3,7 +3,7 @@
 //! Crash: e2fsck and the kernel's resize are journaled or repeatable; the configuration appears whole and in two copies,
 //! and only then is the file on the ESP removed.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -174,6 +174,7 @@ pub fn hostname() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_configuration_is_healed_or_reported_but_never_made_up() {

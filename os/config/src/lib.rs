@@ -7,6 +7,7 @@
 //! ([`os_durable::Form::Text`]; `docs/decisions/0009`): a damaged file never means the defaults, for then the node would
 //! have lost its owner.
 
+pub mod edit;
 mod written;
 
 use std::net::SocketAddr;
