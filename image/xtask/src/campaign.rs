@@ -52,7 +52,7 @@ pub fn run(tree: &Tree, campaign: &Campaign) -> Result<()> {
         cuts: options.cuts,
         boots: options.boot,
         jobs: options.jobs,
-        until: Operation::Rollback,
+        until: Operation::Reset,
         only: options.only.clone(),
         folder: tree.out().join("campaign"),
         e2fsck: e2fsck(tree)?,

@@ -12,15 +12,15 @@ use qemu_lab::{Lab, Node, NodeOptions, Releases};
 use serde::Serialize;
 
 use crate::model::{Checked, Judgement, Key};
-use crate::record::{self, Recording};
+use crate::record::{self, READY, Recording};
 use crate::replay::{Placed, Replay};
 use crate::report::Case;
 
 /// Bounds a boot on a busy, emulated machine.
 const BOOT: Duration = Duration::from_secs(240);
 const FINISH: Duration = Duration::from_secs(600);
-const READY: &str = "all units ready";
-/// The screen's heading: the name that the configuration gives, and what runs. It may come after the other.
+/// The screen's heading: the name that the configuration gives, and what runs. It may come after all units are ready.
+const HEADING: &str = "  Macula OS ";
 const NAMED: &str = "recorded  Macula OS ";
 const NAME: Duration = Duration::from_secs(30);
 /// The firmware's word when it starts the boot loader.
@@ -135,7 +135,7 @@ impl<'a> Bench<'a> {
             NodeOptions { alone: !job.to_the_end, ..NodeOptions::default() },
         )?;
         let ready = node.vm.serial().wait_for(READY, BOOT).is_ok();
-        let _ = node.vm.serial().wait_for(NAMED, NAME);
+        let _ = node.vm.serial().wait_for(HEADING, NAME);
         let mut observed = Observed { ready, ..Observed::default() };
         let hung = read_console(&node, &mut observed);
         if job.to_the_end && ready {
@@ -213,7 +213,8 @@ fn disagreements(observed: &Observed, judgement: &Judgement, recorded: &str, job
         (state.checked == Checked::Repaired).to_string(),
         observed.state_repaired.to_string(),
     );
-    differ("configured", "true".into(), observed.configured.to_string());
+    let configured = state.config.is_some() || booted.provision.is_some();
+    differ("configured", configured.to_string(), observed.configured.to_string());
     differ("ready", "true".into(), observed.ready.to_string());
     differ("failures", String::new(), observed.failures.join("; "));
     match &state.key {

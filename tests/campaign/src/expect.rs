@@ -48,7 +48,15 @@ pub fn findings(ends: &Ends, at: usize, judgement: &Judgement, about: &Descripti
     found.extend(key(ends, at, state, about));
     found.extend(state.damaged.iter().map(|name| format!("/state/{name} is there and cannot be read")));
     found.extend(records(operation, booted, state, next));
+    found.extend(between(ends, state));
     found
+}
+
+/// A reset leaves the old node or a new one.
+fn between(ends: &Ends, state: &State) -> Option<String> {
+    let old = (state.key == ends.before.key, state.config == ends.before.config);
+    let is_between = ends.operation == Operation::Reset && old.0 != old.1;
+    is_between.then(|| "the node is neither the old one nor a new one: key and configuration disagree".into())
 }
 
 /// The old text or the new one; before there is any, the one on the ESP.
@@ -59,6 +67,7 @@ fn config(ends: &Ends, booted: &Booted, state: &State, about: &Description) -> O
     match (&state.config, &booted.provision) {
         (Some(_), _) if [&ends.before.config, &ends.after.config].contains(&&state.config) => None,
         (Some(config), _) => Some(format!("config.toml is neither text ({} bytes)", config.len())),
+        (None, None) if ends.after.config.is_none() => None,
         (None, _) if ends.before.config.is_some() => Some("config.toml is gone".into()),
         (None, Some(provision)) if provision == about.config.as_bytes() => None,
         (None, Some(_)) => Some("macula.toml on the ESP is damaged and there is no config.toml yet".into()),
@@ -74,6 +83,7 @@ fn key(ends: &Ends, at: usize, state: &State, about: &Description) -> Option<Str
             Some("the key is gone".into())
         }
         key if *key == ends.before.key || *key == ends.after.key => None,
+        Key::Absent if ends.operation == Operation::Reset => None,
         Key::Absent => Some("the key is gone".into()),
         Key::Whole(node) => Some(format!("the key is another node's: {node}")),
     }
@@ -100,7 +110,10 @@ fn records(operation: Operation, booted: &Booted, state: &State, next: &Next) ->
 fn fits(operation: Operation, booted: &Booted, next: &Next) -> bool {
     let new = booted.entry.seq == 2;
     match (operation, next) {
-        (Operation::FirstBoot | Operation::Rollback, Next::Settled) => true,
+        (
+            Operation::FirstBoot | Operation::Rollback | Operation::ConfigSet | Operation::Reset,
+            Next::Settled,
+        ) => true,
         (Operation::Update, Next::Settled | Next::NeverArmed | Next::RebootsIntoTrial) => !new,
         (Operation::Update | Operation::Commit, Next::OnTrial { recorded }) => new && *recorded,
         (Operation::Commit, Next::Settled | Next::ClearsRecord) => new,
@@ -130,22 +143,13 @@ fn finishes(
 
 #[cfg(test)]
 mod tests {
-    use os_slots::{Entry, FailedReleases};
+    use os_slots::Entry;
 
     use super::*;
 
     fn state(key: Key, config: &str) -> State {
-        State {
-            checked: Checked::Clean,
-            key,
-            config: (!config.is_empty()).then(|| config.as_bytes().to_vec()),
-            trial: None,
-            has_intent: false,
-            failed: FailedReleases::default(),
-            evidence: Vec::new(),
-            damaged: Vec::new(),
-            highest_seq: 0,
-        }
+        let config = (!config.is_empty()).then(|| config.as_bytes().to_vec());
+        State { key, config, ..State::empty(Checked::Clean) }
     }
 
     fn running(entry: &str, next: Next, state: State) -> Judgement {
@@ -155,6 +159,7 @@ mod tests {
             version: "0.1.0".into(),
             entries: vec![entry],
             first_boot: false,
+            resets: false,
             table_from_backup: false,
             provision: None,
             state_start: 0,
@@ -205,6 +210,20 @@ mod tests {
         assert!(!check(Operation::FirstBoot, &trial(true)).is_empty(), "nothing was installed");
         let failed = running("macula-000001.efi", Next::Failed("x".into()), whole());
         assert!(!check(Operation::Update, &failed).is_empty());
+    }
+
+    #[test]
+    fn a_reset_leaves_the_old_node_or_a_new_one() {
+        let (before, after) = (state(Key::Whole("n".into()), "config"), state(Key::Whole("new".into()), ""));
+        let ends = Ends { operation: Operation::Reset, before, after };
+        let check = |key: Key, config: &str| {
+            findings(&ends, 60, &running("macula-000001.efi", Next::Settled, state(key, config)), &about())
+        };
+        assert!(check(Key::Whole("n".into()), "config").is_empty());
+        assert!(check(Key::Absent, "").is_empty() && check(Key::Whole("new".into()), "").is_empty());
+        assert!(!check(Key::Whole("n".into()), "").is_empty());
+        assert!(!check(Key::Absent, "config").is_empty());
+        assert!(!check(Key::Whole("other".into()), "").is_empty());
     }
 
     #[test]

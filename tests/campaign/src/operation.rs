@@ -18,10 +18,20 @@ pub enum Operation {
     Commit,
     /// The owner's order to go back, to the old slot's rest.
     Rollback,
+    /// The owner changes one value of the configuration.
+    ConfigSet,
+    /// The owner's order, the erasure, and the first boot of the node that comes after.
+    Reset,
 }
 
-pub const OPERATIONS: [Operation; 4] =
-    [Operation::FirstBoot, Operation::Update, Operation::Commit, Operation::Rollback];
+pub const OPERATIONS: [Operation; 6] = [
+    Operation::FirstBoot,
+    Operation::Update,
+    Operation::Commit,
+    Operation::Rollback,
+    Operation::ConfigSet,
+    Operation::Reset,
+];
 
 impl Operation {
     pub fn name(self) -> &'static str {
@@ -30,13 +40,15 @@ impl Operation {
             Self::Update => "update",
             Self::Commit => "commit",
             Self::Rollback => "rollback",
+            Self::ConfigSet => "config-set",
+            Self::Reset => "reset",
         }
     }
 
     /// Install sequence numbers that may run after a cut.
     pub fn may_run(self) -> &'static [u32] {
         match self {
-            Self::FirstBoot => &[1],
+            Self::FirstBoot | Self::ConfigSet | Self::Reset => &[1],
             Self::Update | Self::Rollback => &[1, 2],
             Self::Commit => &[2],
         }

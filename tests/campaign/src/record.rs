@@ -18,9 +18,10 @@ use sha2::{Digest, Sha256};
 use crate::operation::{OPERATIONS, Operation};
 
 /// Of the folder's files and of what [`Recording::make`] does; another one makes old recordings unused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Large enough to grow into, small enough to check ten thousand times.
 const DISK: u64 = 2 << 30;
+pub(crate) const READY: &str = "all units ready";
 const CHANNEL: &str = "stable";
 const UPDATE: Duration = Duration::from_secs(600);
 /// An operation is over when the disk has been at rest for so long.
@@ -183,6 +184,14 @@ fn later(tape: &mut Tape, releases: &Releases, until: Operation) -> Result<()> {
             Operation::Rollback => {
                 node.ctl(&["rollback"])?;
                 node.wait_status("to be back in the old slot", UPDATE, |s| s["slot"] == "A")?;
+            }
+            Operation::ConfigSet => drop(node.ctl(&["config", "set", "gate.steady_s", "6"])?),
+            Operation::Reset => {
+                let mark = node.vm.serial().mark();
+                node.ctl(&["reset", "--yes"])?;
+                // Nobody owns it then, so only its console speaks.
+                node.vm.serial().wait_for_after(mark, "first boot: disk", UPDATE)?;
+                node.vm.serial().wait_for_after(mark, READY, UPDATE)?;
             }
         }
         tape.rests(operation)?;

@@ -7,6 +7,7 @@ use init_plan::disks::{self, find, partition};
 use init_plan::gpt::{self, Copy, SECTOR};
 use init_plan::guid::Guid;
 use init_plan::renew::renew;
+use init_plan::reset;
 use os_bootloader::{Bootloader, Uefi};
 use os_slots::{Entry, Slot, Tries};
 use serde::Serialize;
@@ -27,6 +28,8 @@ pub struct Booted {
     pub entries: Vec<Entry>,
     /// Init will give the disk new GUIDs.
     pub first_boot: bool,
+    /// The partition table asks for a factory reset: init makes the state anew before it looks at it.
+    pub resets: bool,
     /// The primary table is damaged and the backup is used.
     pub table_from_backup: bool,
     /// `/macula.toml` on the ESP, if it is there.
@@ -105,6 +108,7 @@ pub fn boot(disk: &Disk, known: &[Known], loader: &Loader) -> Result<Booted, Str
         version: release.version.clone(),
         entries,
         first_boot: renewed.as_ref().is_some_and(|r| r.new_guids),
+        resets: reset::is_requested(&found),
         table_from_backup: found.copy == Copy::Backup,
         provision,
         state_start: state.first * SECTOR,

@@ -97,7 +97,10 @@ impl Model {
             Ok(booted) => booted,
             Err(why) => return Ok(Judgement { booted: Err(why), state: None, next: None }),
         };
-        let state = self.state(disk, booted.state_start, booted.state_bytes)?;
+        let state = match booted.resets {
+            true => State::empty(Checked::Clean),
+            false => self.state(disk, booted.state_start, booted.state_bytes)?,
+        };
         let next = next(&booted, &state);
         Ok(Judgement { booted: Ok(booted), state: Some(state), next: Some(next) })
     }
@@ -176,6 +179,7 @@ fn boot_info(booted: &Booted, state: &State) -> BootInfo {
         state: PathBuf::new(),
         first_boot: booted.first_boot,
         evidence: state.evidence.clone(),
+        rescue: None,
     }
 }
 

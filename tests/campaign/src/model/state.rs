@@ -67,6 +67,23 @@ pub struct State {
     pub highest_seq: u32,
 }
 
+impl State {
+    /// With nothing in it.
+    pub fn empty(checked: Checked) -> Self {
+        Self {
+            checked,
+            key: Key::Absent,
+            config: None,
+            trial: None,
+            has_intent: false,
+            failed: FailedReleases::default(),
+            evidence: Vec::new(),
+            damaged: Vec::new(),
+            highest_seq: 0,
+        }
+    }
+}
+
 /// Copies the partition out, has it repaired as init would, and reads it.
 pub fn read(
     disk: &Disk,
@@ -82,17 +99,7 @@ pub fn read(
     drop(file);
     let checked = check(e2fsck, &image)?;
     if matches!(checked, Checked::Lost(_)) {
-        return Ok(State {
-            checked,
-            key: Key::Absent,
-            config: None,
-            trial: None,
-            has_intent: false,
-            failed: FailedReleases::default(),
-            evidence: Vec::new(),
-            damaged: Vec::new(),
-            highest_seq: 0,
-        });
+        return Ok(State::empty(checked));
     }
     let files = folder.path().join("files");
     extract(&image, &files)?;
