@@ -2,6 +2,7 @@
 
 mod bench;
 mod binaries;
+mod boot_tests;
 mod campaign;
 mod demo;
 mod host;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use qemu_lab::Releases;
 
 use crate::host::{self, Need, TARGET};
-use crate::{Tree, images};
+use crate::{Tree, boot_tests, images};
 
 /// Crates that run on the machine that builds, not on a node.
 const HOST_CRATES: [&str; 8] = [
@@ -19,8 +19,6 @@ const HOST_CRATES: [&str; 8] = [
     "tests-boot",
     "tests-campaign",
 ];
-/// Of these, the ones that need images.
-const BOOT_CRATES: [&str; 2] = ["tests-boot", "tests-campaign"];
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -91,7 +89,7 @@ fn node_test_arguments(options: &Options) -> Vec<&str> {
 
 fn image_test_arguments(options: &Options) -> Vec<&str> {
     let mut arguments = vec!["test", "--release", "--locked"];
-    for package in HOST_CRATES.iter().filter(|p| !BOOT_CRATES.contains(p)) {
+    for package in HOST_CRATES.iter().filter(|p| **p != "tests-boot") {
         arguments.extend(["-p", package]);
     }
     with_filter(arguments, options, &[])
@@ -101,12 +99,7 @@ fn boot(tree: &Tree, options: &Options) -> Result<()> {
     let releases = images::releases(tree)?;
     let file = tree.out().join("releases.json");
     releases.save(&file)?;
-    let mut arguments = vec!["test", "--release", "--locked"];
-    arguments.extend(BOOT_CRATES.iter().flat_map(|package| ["-p", package]));
-    let mut command = host::cargo();
-    command.args(with_filter(arguments, options, &["--test-threads=1", "--nocapture"]));
-    let (name, value) = Releases::variable(&file);
-    check(command.env(name, value), tree)
+    boot_tests::run(tree, options.only.as_deref(), Releases::variable(&file))
 }
 
 fn with_filter<'a>(mut arguments: Vec<&'a str>, options: &'a Options, more: &[&'a str]) -> Vec<&'a str> {
