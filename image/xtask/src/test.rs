@@ -9,8 +9,16 @@ use crate::host::{self, Need, TARGET};
 use crate::{Tree, boot_tests, images};
 
 /// Crates that run on the machine that builds, not on a node.
-const HOST_CRATES: [&str; 7] =
-    ["hardware-schema", "image-layout", "image-builder", "xtask", "qemu-vm", "qemu-lab", "tests-boot"];
+const HOST_CRATES: [&str; 8] = [
+    "hardware-schema",
+    "image-layout",
+    "image-builder",
+    "xtask",
+    "qemu-vm",
+    "qemu-lab",
+    "tests-boot",
+    "tests-campaign",
+];
 
 #[derive(clap::Args)]
 pub struct Options {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use image_layout::PROVISION_FILE;
-use init_plan::ext4::{SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
+use init_plan::ext4::{self, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
 use init_plan::steps::STATE;
 use os_bootloader::esp;
 use os_durable::{Form, Found};
@@ -33,10 +33,12 @@ const CONFIG_BYTES_MAX: usize = 64 << 10;
 
 /// Repairs what is safe to repair, then, if that is not enough, everything.
 pub fn check(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
-    match e2fsck("-p", device, feed)? {
+    // What was torn was in the middle of something, so everything is looked at.
+    let how = if reseal(device)? { "-fp" } else { "-p" };
+    match e2fsck(how, device, feed)? {
         0 | 1 => return Ok(()),
         2 => bail!("e2fsck has repaired {device} and wants a reboot"),
-        code => say(&format!("e2fsck -p ended with {code}; repairing {device} without asking")),
+        code => say(&format!("e2fsck {how} ended with {code}; repairing {device} without asking")),
     }
     match e2fsck("-y", device, feed)? {
         0 | 1 => Ok(()),
@@ -44,6 +46,19 @@ pub fn check(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
             "e2fsck -y cannot repair {device} (exit code {code}); the state partition needs a new file system"
         ),
     }
+}
+
+/// Puts the checksum of a superblock right that a power cut has torn between its two sectors. Writes one sector.
+fn reseal(device: &str) -> Result<bool> {
+    let open = fs::OpenOptions::new().read(true).write(true).open(device);
+    let partition = open.with_context(|| format!("cannot open {device}"))?;
+    let mut bytes = vec![0; SUPERBLOCK_BYTES];
+    partition.read_exact_at(&mut bytes, SUPERBLOCK_AT).with_context(|| format!("cannot read {device}"))?;
+    let Some((at, seal)) = ext4::reseal(&bytes) else { return Ok(false) };
+    partition.write_all_at(&seal, SUPERBLOCK_AT + at as u64)?;
+    partition.sync_all().with_context(|| format!("cannot write {device}"))?;
+    say("state: its superblock was torn and is sealed again");
+    Ok(true)
 }
 
 fn e2fsck(how: &str, device: &str, feed: &mut dyn FnMut()) -> Result<i32> {
