@@ -5,6 +5,7 @@ use os_slots::Slot;
 
 use crate::cmdline::Verity;
 use crate::failure::OnFailure;
+use crate::last_boot::PSTORE;
 
 /// Where the new root is assembled, and the name of its dm-verity device.
 pub const NEW_ROOT: &str = "/sysroot";
@@ -61,6 +62,8 @@ pub enum Step {
     GrowState {
         device: String,
     },
+    /// Finds out how the boot before this one ended, and records that this one runs.
+    LookBack,
     /// Moves the owner's `/macula.toml` from the ESP to the state partition, if it has no configuration yet.
     Provision {
         esp: String,
@@ -141,6 +144,7 @@ pub fn first() -> Vec<Planned> {
 pub fn firmware() -> Vec<Planned> {
     let mut plan = Plan::new("firmware", OnFailure::Continue);
     plan.mount("efivarfs", EFIVARS, "efivarfs", ALL, "");
+    plan.mount("pstore", PSTORE, "pstore", ALL, "");
     plan.0
 }
 
@@ -151,6 +155,7 @@ pub fn root(devices: &Devices, slot: Slot, verity: &Verity) -> Vec<Planned> {
     plan.dir(STATE, 0o755).mount(&devices.state, STATE, "ext4", ALL, "errors=remount-ro");
     plan.stage("state", OnFailure::Continue);
     plan.push(Step::GrowState { device: devices.state.clone() }).dir(EVIDENCE, 0o755);
+    plan.push(Step::LookBack);
     plan.stage("provision", OnFailure::Continue);
     plan.push(Step::Provision { esp: devices.esp.clone() });
     plan.stage("verity", OnFailure::OtherSlot);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use init_plan::supervision::patience;
 use init_plan::unit::{SUPERVISOR, Unit};
 use init_plan::unit_order::RestartPolicy;
 use services_api::report::UnitReport;
@@ -29,6 +30,8 @@ use crate::{devices, usage};
 
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const SELF_KILL_DELAY: Duration = Duration::from_millis(300);
+/// Lines shown of a unit for which this boot ends.
+const LAST_WORDS: usize = 10;
 /// Services have 0: when the node runs out of memory, one of them goes first.
 const OOM_SCORE: &str = "-900";
 
@@ -97,7 +100,12 @@ impl Supervisor {
             journal.complain(&format!("{e:#}"));
         }
         let pid1 = Pid1::from_environment()?;
-        let machine = Machine::new(&units, &broken, RestartPolicy::default(), began);
+        let mut machine = Machine::new(&units, &broken, RestartPolicy::default(), began);
+        match devices::read_boot_info(&paths.boot_info()) {
+            Ok(boot) => machine.set_patience(patience(&boot, &paths.config())),
+            Err(e) if pid1.is_some() => journal.complain(&format!("{e:#}")),
+            Err(_) => {}
+        }
         let (events, inbox) = mpsc::channel(256);
         let units = units.into_iter().map(|u| (u.name.clone(), u)).collect();
         let running = BTreeMap::new();
@@ -145,6 +153,7 @@ impl Supervisor {
                 Action::Kill(unit) => self.kill_all(&unit),
                 Action::Say(line) => self.journal.say(&line),
                 Action::AllReady => self.say_ready(),
+                Action::GiveUp { unit, reason } => self.give_up(&unit, &reason),
                 Action::AllStopped => return true,
             }
         }
@@ -211,6 +220,21 @@ impl Supervisor {
         let now = uptime();
         let own = now.saturating_sub(self.began).as_secs_f32();
         self.journal.say(&format!("all units ready in {own:.1} s (kernel {:.1} s)", now.as_secs_f32()));
+    }
+
+    /// PID 1 ends this boot. Should the word be lost, the silence that follows does the same.
+    fn give_up(&mut self, unit: &str, reason: &str) {
+        self.journal.complain(reason);
+        for line in self.journal.last(unit, LAST_WORDS) {
+            self.journal.complain(&format!("{unit}'s last words: {line}"));
+        }
+        let (pid1, reason) = (self.pid1.take(), reason.to_owned());
+        tokio::spawn(async move {
+            // Those lines go to the kernel's log through another thread, and PID 1 keeps that log's tail.
+            tokio::time::sleep(SELF_KILL_DELAY).await;
+            let _ = pid1.as_ref().map(|pid1| pid1.failed(&reason));
+            std::future::pending::<()>().await;
+        });
     }
 
     fn report_alive(&self) {

@@ -14,7 +14,7 @@ mod gate;
 mod install;
 mod trial;
 
-pub use boot_info::{BootInfo, Evidence};
+pub use boot_info::{BootInfo, Evidence, Interrupted};
 pub use entry::{Entry, EntryError, SEQ_MAX, TRIES_MAX, Tries};
 pub use failed::{FAILED_RELEASES_MAX, FailedRelease, FailedReleases, LOG_TAIL_MAX};
 pub use gate::{GateConfig, GateInputs, GateVerdict, gate};

@@ -149,7 +149,7 @@ fn other_slots_trial(
 
 fn fallback(entries: &[Entry], info: &BootInfo) -> Option<BootVerdict> {
     let entry = crate::committed(entries).filter(|e| e.seq > info.seq)?;
-    let evidence = info.evidence_of(entry.seq)?;
+    let evidence = info.evidence.iter().rev().find(|e| e.seq == entry.seq && e.left_the_slot())?;
     Some(BootVerdict::FellBack {
         entry,
         reason: format!("{}: {}", evidence.stage, evidence.reason),
@@ -194,6 +194,7 @@ mod tests {
             state: "/d4".into(),
             first_boot: false,
             evidence: evidence.collect(),
+            interrupted: None,
         }
     }
 

@@ -209,6 +209,7 @@ impl World {
             state: "/d4".into(),
             first_boot: false,
             evidence,
+            interrupted: None,
         };
         let mut config = Config::default();
         config.update.release_keys = vec![self.key.node_id()];
