@@ -19,7 +19,7 @@ pub const CGROUP: &str = "/sys/fs/cgroup/macula";
 pub const EFIVARS: &str = "/sys/firmware/efi/efivars";
 
 /// uid = gid of each service, as in `docs/ARCHITECTURE.md`.
-pub const SERVICES: [(&str, u32); 8] = [
+pub const SERVICES: [(&str, u32); 9] = [
     ("identity", 101),
     ("mesh", 102),
     ("dht", 103),
@@ -28,6 +28,7 @@ pub const SERVICES: [(&str, u32); 8] = [
     ("update", 106),
     ("network", 107),
     ("console", 108),
+    ("check", 109),
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,14 +11,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use init_plan::supervision::patience;
 use init_plan::unit::{SUPERVISOR, Unit};
 use init_plan::unit_order::RestartPolicy;
-use services_api::report::UnitReport;
+use services_api::report::{CheckReport, UnitReport};
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::bus::{self, Command};
 use crate::cgroup::Cgroups;
-use crate::children::{Running, read_probe};
+use crate::children::{Running, read_check, read_probe};
 use crate::journal::{Journal, uptime};
 use crate::launch::{self, Sockets};
 use crate::machine::{Action, Machine, Tracked};
@@ -79,6 +79,8 @@ struct Supervisor {
     cgroups: Option<Cgroups>,
     journal: Arc<Journal>,
     running: BTreeMap<String, Running>,
+    /// Held while a check of the gate runs.
+    checking: Arc<tokio::sync::Mutex<()>>,
     starts: u64,
     pid1: Option<Pid1>,
     began: Duration,
@@ -117,6 +119,7 @@ impl Supervisor {
             cgroups,
             journal,
             running,
+            checking: Arc::default(),
             starts: 0,
             pid1,
             began,
@@ -290,6 +293,7 @@ impl Supervisor {
             Command::Kill { unit, signal, reply } => drop(reply.send(self.kill(&unit, signal))),
             Command::Restart { unit, reply } => drop(reply.send(self.restart(&unit))),
             Command::Power { word, reason, reply } => drop(reply.send(self.power(word, &reason))),
+            Command::Check { exec, timeout, reply } => self.check(exec, timeout, reply),
             Command::Probe { unit, reply } => match self.start_probe(&unit) {
                 Ok(child) => drop(tokio::spawn(async move { drop(reply.send(read_probe(child).await)) })),
                 Err(e) => drop(reply.send(Err(e))),
@@ -332,6 +336,21 @@ impl Supervisor {
     fn start_probe(&self, unit: &str) -> Result<Child> {
         let unit = self.units.get(unit).ok_or_else(|| anyhow!("no unit {unit:?} can be probed"))?;
         launch::start_probe(&self.paths, self.cgroups.as_ref(), unit)
+    }
+
+    /// One at a time: the next would find the same cgroup.
+    fn check(&self, exec: Vec<String>, timeout: Duration, reply: bus::Reply<CheckReport>) {
+        let (paths, cgroups, turn) = (self.paths.clone(), self.cgroups.clone(), self.checking.clone());
+        tokio::spawn(async move {
+            let Ok(_turn) = turn.try_lock() else {
+                return drop(reply.send(Err(anyhow!("another check is running"))));
+            };
+            let report = match launch::start_check(&paths, cgroups.as_ref(), exec) {
+                Ok(child) => read_check(child, timeout, cgroups).await,
+                Err(e) => CheckReport { passed: false, reason: format!("cannot be started: {e:#}") },
+            };
+            let _ = reply.send(Ok(report));
+        });
     }
 
     fn report(&self) -> Vec<UnitReport> {

@@ -17,7 +17,7 @@ mod trial;
 pub use boot_info::{BootInfo, Evidence, Interrupted};
 pub use entry::{Entry, EntryError, SEQ_MAX, TRIES_MAX, Tries};
 pub use failed::{FAILED_RELEASES_MAX, FailedRelease, FailedReleases, LOG_TAIL_MAX};
-pub use gate::{GateConfig, GateInputs, GateVerdict, gate};
+pub use gate::{CheckResult, GateConfig, GateInputs, GateVerdict, gate};
 pub use install::{InstallPlan, PlanError, committed, plan_install};
 pub use trial::{BootVerdict, Trial, after_boot};
 

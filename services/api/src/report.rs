@@ -118,6 +118,15 @@ pub struct ProbeResult {
     pub error: String,
 }
 
+/// How a check ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckReport {
+    pub passed: bool,
+    /// One sentence, if it did not.
+    pub reason: String,
+}
+
 /// A peer of `mesh`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

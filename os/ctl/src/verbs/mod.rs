@@ -1,5 +1,6 @@
 //! One file per group of verbs. Each asks the node and hands a report to a pure function that renders it.
 
+mod check_http;
 mod config;
 mod console;
 mod content;
@@ -57,6 +58,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Dht(verb) => dht::dht(s, verb).await,
         Verb::Config(verb) => config::config(s, verb),
         Verb::Console => console::console(s).await,
+        Verb::CheckHttp { url } => check_http::check(&url),
     }
 }
 
