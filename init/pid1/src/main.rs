@@ -13,6 +13,8 @@ mod console;
 mod disk;
 mod drivers;
 mod evidence;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod firmware;
 mod initramfs;
 mod last_boot;

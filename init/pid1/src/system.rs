@@ -215,7 +215,11 @@ impl System<'_> {
         for message in self.supervisor.messages() {
             match message {
                 Message::Alive => self.supervisor.watch.alive(now()),
-                Message::Reboot(reason) => self.begin_ending(End::Reboot, &reason),
+                Message::Reboot(reason) => {
+                    #[cfg(feature = "fault-injection")]
+                    crate::fault::obey(&reason);
+                    self.begin_ending(End::Reboot, &reason);
+                }
                 Message::PowerOff(reason) => self.begin_ending(End::PowerOff, &reason),
                 Message::Failed(reason) if self.ending.is_none() => {
                     return Err(fail(STAGE_UNITS, self.after_services_fail(), anyhow!(reason)));
