@@ -2,6 +2,7 @@
 
 mod bench;
 mod binaries;
+mod boot_tests;
 mod demo;
 mod host;
 mod images;

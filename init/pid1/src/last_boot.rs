@@ -64,7 +64,11 @@ fn dumps() -> Vec<(PathBuf, String)> {
 }
 
 fn begin(node: &mut Node) -> Result<()> {
-    let (Some(entry), Some(line)) = (node.entry, &node.command_line) else { return Ok(()) };
+    let (Some(entry), Some(line)) = (node.entry, &node.command_line) else {
+        // The rescue system is no install that could fail; what was found is judged once.
+        let _ = fs::remove_file(RUNNING);
+        return Ok(());
+    };
     let (boot_id, version) = (node.boot_id.clone(), line.version.clone());
     let at_unix = evidence::now_unix();
     let mut running = Running { boot_id, entry, version, at_unix, log_tail: Vec::new() };

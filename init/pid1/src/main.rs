@@ -21,6 +21,7 @@ mod last_boot;
 mod leave;
 mod machine;
 mod node;
+mod reset;
 mod state;
 mod supervisor;
 mod switch_root;

@@ -17,6 +17,7 @@ pub mod kernel_log;
 pub mod last_boot;
 pub mod modules;
 pub mod renew;
+pub mod reset;
 pub mod steps;
 pub mod supervision;
 pub mod uevent;

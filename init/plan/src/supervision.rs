@@ -71,13 +71,17 @@ pub enum Message {
     Alive,
     /// With the reason, for the log.
     Reboot(String),
+    /// Into the rescue system.
+    Rescue(String),
     PowerOff(String),
+    /// Factory reset, then reboot.
+    Reset(String),
     /// A required unit stays down: this boot has failed.
     Failed(String),
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("message {0:?} is none of: alive, reboot <reason>, poweroff <reason>, failed <reason>")]
+#[error("message {0:?} is none of: alive, and reboot, rescue, poweroff, reset or failed with a reason")]
 pub struct UnknownMessage(String);
 
 impl Message {
@@ -87,8 +91,10 @@ impl Message {
         match word {
             "alive" => Ok(Message::Alive),
             "reboot" => Ok(Message::Reboot(reason.to_owned())),
+            "rescue" => Ok(Message::Rescue(reason.to_owned())),
             "poweroff" => Ok(Message::PowerOff(reason.to_owned())),
             "failed" => Ok(Message::Failed(reason.to_owned())),
+            "reset" => Ok(Message::Reset(reason.to_owned())),
             _ => Err(UnknownMessage(text.chars().take(64).collect())),
         }
     }
@@ -174,6 +180,7 @@ mod tests {
     fn messages_are_words() {
         assert_eq!(Message::parse(b"alive"), Ok(Message::Alive));
         assert_eq!(Message::parse(b"reboot trial of 0.2.0"), Ok(Message::Reboot("trial of 0.2.0".into())));
+        assert_eq!(Message::parse(b"reset by order"), Ok(Message::Reset("by order".into())));
         assert_eq!(Message::parse(b"poweroff"), Ok(Message::PowerOff("no reason given".into())));
         assert_eq!(Message::parse(b"failed mesh is down"), Ok(Message::Failed("mesh is down".into())));
         for bad in [&b""[..], b"Alive", b"\xff\xfe", &[b'x'; 4096]] {

@@ -26,7 +26,8 @@ const LOG_LINES: u32 = 40;
 /// Runs until there is a verdict other than waiting. `peers` are those that the node had before, as text; none means that
 /// only local checks count. Time is counted from boot, so that a restart of this service gives no trial more of it.
 pub async fn run(updater: &Arc<Updater>, had_peers: bool, peers: &[String]) -> GateVerdict {
-    let wanted = &updater.node.config.gate;
+    let config = updater.node.config();
+    let wanted = &config.gate;
     let config = GateConfig {
         steady_ms: u64::from(wanted.steady_s) * 1000,
         deadline_ms: u64::from(wanted.timeout_s) * 1000,
@@ -34,7 +35,8 @@ pub async fn run(updater: &Arc<Updater>, had_peers: bool, peers: &[String]) -> G
     let answered = Arc::new(AtomicBool::new(false));
     let pinger = tokio::spawn(ping_until_answered(updater.clone(), peers.to_vec(), answered.clone()));
     let checks = Arc::new(Mutex::new(wanted.checks.iter().map(not_run_yet).collect::<Vec<_>>()));
-    let checker = tokio::spawn(check_again_and_again(updater.clone(), checks.clone()));
+    let checker = check_again_and_again(updater.clone(), wanted.checks.clone(), checks.clone());
+    let checker = tokio::spawn(checker);
     let mut steady = Steady::default();
     let mut state_ok = false;
     let verdict = loop {
@@ -148,9 +150,13 @@ fn not_run_yet(check: &Check) -> CheckResult {
     CheckResult { name: check.name.clone(), passed_at_ms: None, reason: "it has not run yet".into() }
 }
 
-async fn check_again_and_again(updater: Arc<Updater>, results: Arc<Mutex<Vec<CheckResult>>>) {
+async fn check_again_and_again(
+    updater: Arc<Updater>,
+    checks: Vec<Check>,
+    results: Arc<Mutex<Vec<CheckResult>>>,
+) {
     loop {
-        for (at, check) in updater.node.config.gate.checks.iter().enumerate() {
+        for (at, check) in checks.iter().enumerate() {
             let began = uptime_ms();
             let (passed_at_ms, reason) = match run_check(&updater.links, check).await {
                 Ok(CheckReport { passed: true, .. }) => (Some(began), String::new()),

@@ -14,6 +14,7 @@
 
 mod after_boot;
 mod assemble;
+mod configuration;
 mod direct_read;
 mod gate;
 mod install;
@@ -21,6 +22,7 @@ mod links;
 mod node;
 mod owner;
 mod records;
+mod rescue;
 mod seed;
 #[cfg(test)]
 mod tests;

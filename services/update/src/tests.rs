@@ -23,6 +23,7 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use crate::after_boot;
+use crate::configuration::Configuration;
 use crate::links::Links;
 use crate::node::{Node, uptime_ms};
 use crate::updater::{Standing, Updater};
@@ -210,6 +211,7 @@ impl World {
     fn boot(&self, entry: &str, evidence: Vec<Evidence>) -> Arc<Updater> {
         let entry: Entry = entry.parse().unwrap();
         let boot = BootInfo {
+            rescue: None,
             entry,
             seq: entry.seq,
             slot: entry.slot(),
@@ -235,7 +237,9 @@ impl World {
         let time_left = if self.mesh_state == "ready" { self.time_left_s } else { 0 };
         (config.gate.timeout_s, config.gate.steady_s) = ((uptime_ms() / 1000) as u32 + time_left, 0);
         config.gate.checks = self.checks.clone();
-        let node = Node::new(boot, config, bus::run_dir(), self.dir.path().join("state")).unwrap();
+        let node =
+            Node::new(boot, Configuration::new(None, config), bus::run_dir(), self.dir.path().join("state"))
+                .unwrap();
         let (streams, events) = Streams::serve(&[("control/1", "owner")]);
         tokio::spawn(ignore(events));
         let updater = Arc::new(Updater::new(node, Links::new(streams)).unwrap());

@@ -1,4 +1,4 @@
-//! Rules of the boot that only a real one can show, on two machines at once.
+//! Rules of the boot that only a real one can show.
 //!
 //! Rule 1: with no trial pending a boot writes nothing to the partition table, the boot loader's partition or the roots.
 //! Rule 4: a hang, a kernel panic and the death of PID 1 each lead to a bounded reboot, and the node then says what it was.
@@ -23,17 +23,8 @@ const FAULTS: [(&str, &str, &str); 3] = [
 ];
 
 #[test]
-fn rules_1_and_4() -> Result<()> {
+fn rule_1_ten_settled_boots_write_to_the_state_partition_alone() -> Result<()> {
     let bench = Bench::new()?;
-    std::thread::scope(|scope| {
-        let quiet = scope.spawn(|| rule_1_ten_settled_boots_write_to_the_state_partition_alone(&bench));
-        let faults = rule_4_each_fault_is_a_reboot_that_says_why(&bench);
-        quiet.join().map_err(|_| anyhow::anyhow!("the thread of rule 1 panicked"))??;
-        faults
-    })
-}
-
-fn rule_1_ten_settled_boots_write_to_the_state_partition_alone(bench: &Bench) -> Result<()> {
     let log = bench.lab.dir().join("quiet.writes");
     let options = NodeOptions { record_writes: Some(log.clone()), alone: true, ..NodeOptions::default() };
     let node = bench.lab.start("quiet", bench.image()?, &bench.lab.config("quiet"), options)?;
@@ -75,7 +66,9 @@ fn in_state(offset: u64, bytes: u64) -> bool {
     offset >= STATE.start && offset + bytes <= qemu_lab::DISK - BACKUP_TABLE
 }
 
-fn rule_4_each_fault_is_a_reboot_that_says_why(bench: &Bench) -> Result<()> {
+#[test]
+fn rule_4_each_fault_is_a_reboot_that_says_why() -> Result<()> {
+    let bench = Bench::new()?;
     let image = bench.releases.faulty.disk.as_deref().context("the faulty release has no disk image")?;
     let options = NodeOptions { alone: true, ..NodeOptions::default() };
     let node = bench.lab.start("faulty", image, &bench.lab.config("faulty"), options)?;
