@@ -29,6 +29,8 @@ pub struct Releases {
     pub second: ReleaseFiles,
     /// Its mesh never becomes ready.
     pub deaf: ReleaseFiles,
+    /// Its init hangs, panics and exits by order (`maculactl reboot --reason "fault: hang"`).
+    pub faulty: ReleaseFiles,
     pub maculactl: PathBuf,
     /// The peer that serves flipped bytes (`tests/liar`).
     pub liar: PathBuf,
