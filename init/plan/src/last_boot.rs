@@ -128,7 +128,7 @@ fn id_of(lines: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::{condemns, evidence_file};
+    use crate::failure::evidence_file;
 
     const ID: &str = "0b3c1de2-0000-4000-8000-aabbccddeeff";
     const DUMP: &str = "Panic#2 Part1\n<5>[    1.000000] macula-init: slot B (macula-000002+2-1.efi) version 0.2.0 for b\n\
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!((evidence.boot_id.as_str(), evidence.seq, evidence.at_unix), (ID, 2, 7));
         assert_eq!(evidence.log_tail.len(), 4);
         assert_eq!(evidence.log_tail[3], "[    9.200000] Call Trace:");
-        assert!(!condemns(&evidence), "the release's bytes are not to blame");
+        assert!(!evidence.condemns(), "the release's bytes are not to blame");
     }
 
     #[test]
