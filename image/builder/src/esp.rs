@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use fatfs::{FileSystem, FsOptions};
-use image_layout::{BOOT_LOADER_PATH, ENTRIES_DIR, ESP, LOADER_CONF_PATH};
+use image_layout::{BOOT_LOADER_PATH, ENTRIES_DIR, ESP, LOADER_CONF_PATH, RESCUE_ENTRY};
 
 use crate::error::{At, BuildError, Result};
 use crate::fat::{self, Volume};
@@ -24,18 +24,21 @@ const LOADER_CONF: &str = "timeout 0\neditor no\nauto-entries no\nauto-firmware 
 pub struct Content<'a> {
     /// systemd-boot.
     pub boot_loader: &'a [u8],
-    /// Name of the only entry, such as `macula-000001.efi`.
+    /// Name of the only slot's entry, such as `macula-000001.efi`.
     pub entry: &'a str,
     pub uki: &'a [u8],
+    pub rescue: &'a [u8],
 }
 
 /// Formats the ESP's range of `disk`, which must hold zeros, and fills it.
 pub fn write(disk: &File, path: &Path, content: &Content) -> Result<()> {
     let entry = format!("{ENTRIES_DIR}/{}", content.entry);
+    let rescue = format!("{ENTRIES_DIR}/{RESCUE_ENTRY}");
     let files = [
         (BOOT_LOADER_PATH, content.boot_loader),
         (LOADER_CONF_PATH, LOADER_CONF.as_bytes()),
         (entry.as_str(), content.uki),
+        (rescue.as_str(), content.rescue),
     ];
     let volume = Volume { bytes: ESP.bytes, start: ESP.start, id: VOLUME_ID, label: LABEL };
     fat::write(&mut slice(disk), &volume, &files).at("write the ESP of", path)

@@ -16,6 +16,7 @@ pub const QEMU_BOARD: &str = "x86-generic";
 pub const FIRST: &str = "0.1.0";
 pub const SECOND: &str = "0.2.0";
 const DEAF: &str = "0.3.0";
+const FAULTY: &str = "0.1.9";
 /// Where unit files are in the root.
 const UNITS: &str = "usr/lib/macula/units";
 /// The services of the image, each with a `unit.toml` in its folder.
@@ -48,8 +49,15 @@ pub fn releases(tree: &Tree) -> Result<Releases> {
     let second = build(tree, QEMU_BOARD, SECOND, false, units(tree)?)?;
     let programs = binaries::build(tree, FIRST)?;
     let (maculactl, liar) = (programs.join("maculactl"), programs.join(binaries::LIAR));
-    let deaf = build_deaf(tree)?;
-    Ok(Releases { first: files(first), second: files(second), deaf: files(deaf), maculactl, liar })
+    let (deaf, faulty) = (build_deaf(tree)?, build_faulty(tree)?);
+    Ok(Releases {
+        first: files(first),
+        second: files(second),
+        deaf: files(deaf),
+        faulty: files(faulty),
+        maculactl,
+        liar,
+    })
 }
 
 fn files(image: BuiltImage) -> ReleaseFiles {
@@ -68,6 +76,12 @@ fn build_deaf(tree: &Tree) -> Result<BuiltImage> {
     );
     *mesh = text.replace("network = \"host\"", "network = \"none\"").into_bytes();
     build_with(tree, QEMU_BOARD, DEAF, SECOND, false, units)
+}
+
+/// The first release, except that its init hangs, panics and exits by order.
+fn build_faulty(tree: &Tree) -> Result<BuiltImage> {
+    let programs = programs_in(&binaries::build_faulty(tree, FIRST)?)?;
+    build_programs(tree, QEMU_BOARD, FAULTY, programs, true, units(tree)?)
 }
 
 fn build(

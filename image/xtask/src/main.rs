@@ -2,6 +2,8 @@
 
 mod bench;
 mod binaries;
+mod boot_tests;
+mod campaign;
 mod demo;
 mod host;
 mod images;
@@ -37,6 +39,11 @@ enum Verb {
     Qemu(demo::QemuOptions),
     /// Measure something: `size`, `boot` or `memory`.
     Bench(bench::Options),
+    /// Look for a way to lose something: `power-cut`.
+    Campaign {
+        #[command(subcommand)]
+        campaign: campaign::Campaign,
+    },
     /// Pinned Debian packages.
     Parts {
         #[command(subcommand)]
@@ -70,6 +77,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Image(options) => images::command(&tree, &options),
         Verb::Qemu(options) => demo::interactive(&tree, &options),
         Verb::Bench(options) => bench::run(&tree, &options),
+        Verb::Campaign { campaign } => campaign::run(&tree, &campaign),
         Verb::Parts { verb: PartsVerb::Update } => update_parts(&tree),
         Verb::Clean { all } => clean(&tree, all),
     }

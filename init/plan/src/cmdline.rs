@@ -4,6 +4,7 @@
 //! unknown is an error of the image, found on its first boot.
 
 use crate::guid::Guid;
+use crate::modules::canonical;
 
 /// Longest accepted `/proc/cmdline`: the kernel's own limit on x86 is 2048.
 const LENGTH_MAX: usize = 4096;
@@ -11,7 +12,7 @@ const LENGTH_MAX: usize = 4096;
 /// What the `macula.*` keys say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
-    pub verity: Verity,
+    pub root: Root,
     /// `macula.version`: the release's version, for display and `boot.json`.
     pub version: String,
     /// `macula.board`: the profile's name.
@@ -22,6 +23,17 @@ pub struct CommandLine {
     /// `macula.entry` and `macula.esp`: what the firmware's variables would say. For developers who boot a kernel
     /// directly; ignored as soon as the firmware names an entry itself.
     pub developer: Option<Developer>,
+    /// `macula.reset=ask`: the boot menu's entry for a factory reset was chosen.
+    pub ask_reset: bool,
+}
+
+/// What becomes the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// A slot's partition, through dm-verity.
+    Slot(Verity),
+    /// `macula.rescue`: the initramfs itself, which then holds the whole system.
+    Rescue,
 }
 
 /// `macula.verity=<root hash>,<salt>,<data blocks>`: hashes in hexadecimal, data blocks of 4096 bytes.
@@ -61,7 +73,10 @@ impl CommandLine {
             return Err(CommandLineError::TooLong(text.len()));
         }
         let mut keys = Keys::collect(text)?;
-        let verity = parse_verity(&keys.need("macula.verity")?)?;
+        let root = match keys.take("macula.rescue") {
+            Some(_) => Root::Rescue,
+            None => Root::Slot(parse_verity(&keys.need("macula.verity")?)?),
+        };
         let version = name("macula.version", keys.need("macula.version")?)?;
         let board = name("macula.board", keys.need("macula.board")?)?;
         let built_unix = keys.take("macula.built").map_or(Ok(0), |value| built(&value))?;
@@ -73,11 +88,36 @@ impl CommandLine {
             (Some(_), None) => return Err(CommandLineError::Missing("macula.esp")),
             (None, Some(_)) => return Err(CommandLineError::Missing("macula.entry")),
         };
+        let ask_reset = match keys.take("macula.reset").as_deref() {
+            None => false,
+            Some("ask") => true,
+            Some(other) => {
+                let (value, reason) = (other.to_owned(), "expected ask");
+                return Err(CommandLineError::Bad { key: "macula.reset", value, reason });
+            }
+        };
         match keys.0.pop() {
             Some((key, _)) => Err(CommandLineError::Unknown(key)),
-            None => Ok(CommandLine { verity, version, board, built_unix, developer }),
+            None => Ok(CommandLine { root, version, board, built_unix, developer, ask_reset }),
         }
     }
+}
+
+/// What the command line says to a module: its `name.parameter=value` words, as modprobe hands them over. `-` and `_` are
+/// the same in the module's name.
+pub fn module_parameters(text: &str, module: &str) -> String {
+    let wanted = canonical(module);
+    let of_module = |word: String| {
+        let (name, parameter) = word.split_once('.')?;
+        let (key, value) = parameter.split_once('=').map_or((parameter, None), |(k, v)| (k, Some(v)));
+        let quoted = |value: &str| match value.contains(char::is_whitespace) {
+            true => format!("\"{value}\""),
+            false => value.to_owned(),
+        };
+        (canonical(name) == wanted && !key.is_empty())
+            .then(|| value.map_or(key.to_owned(), |value| format!("{key}={}", quoted(value))))
+    };
+    words(text).into_iter().filter_map(of_module).collect::<Vec<_>>().join(" ")
 }
 
 struct Keys(Vec<(String, String)>);
@@ -175,14 +215,20 @@ mod tests {
     #[test]
     fn reads_its_own_keys_and_skips_the_kernels() {
         let line = CommandLine::parse(&good()).unwrap();
-        assert_eq!(
-            line.verity,
-            Verity { root_hash: "ab".repeat(32), salt: "01".repeat(32), data_blocks: 1234 }
-        );
+        let verity = Verity { root_hash: "ab".repeat(32), salt: "01".repeat(32), data_blocks: 1234 };
+        assert_eq!(line.root, Root::Slot(verity));
         assert_eq!(
             (line.version.as_str(), line.board.as_str(), line.developer),
             ("0.1.0", "x86-generic", None)
         );
+    }
+
+    #[test]
+    fn rescue_has_no_slot_to_open() {
+        let parse = CommandLine::parse;
+        let line = parse("panic=5 macula.rescue macula.version=0.1.0 macula.board=x86-generic").unwrap();
+        assert_eq!(line.root, Root::Rescue);
+        assert!(parse(&format!("{} macula.rescue", good())).is_err(), "either a slot or rescue");
     }
 
     #[test]
@@ -235,6 +281,21 @@ mod tests {
             parse("macula.built=lately"),
             Err(CommandLineError::Bad { key: "macula.built", .. })
         ));
+    }
+
+    #[test]
+    fn parameters_reach_their_module_alone() {
+        let line = "a.b=1 panic=5 dm-mod.create=\"x y\" dm_mod.flag ramoops.mem_name=macula .x=1 dm_mod.=2";
+        assert_eq!(module_parameters(line, "dm_mod"), "create=\"x y\" flag");
+        assert_eq!(module_parameters(line, "ramoops"), "mem_name=macula");
+        assert_eq!(module_parameters(line, "erofs"), "");
+    }
+
+    #[test]
+    fn a_reset_is_only_ever_asked_about() {
+        let line = |more: &str| CommandLine::parse(&format!("{} {more}", good())).map(|line| line.ask_reset);
+        assert_eq!((line(""), line("macula.reset=ask")), (Ok(false), Ok(true)));
+        assert!(line("macula.reset=yes").is_err() && line("macula.reset").is_err());
     }
 
     #[test]

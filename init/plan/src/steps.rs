@@ -5,6 +5,7 @@ use os_slots::Slot;
 
 use crate::cmdline::Verity;
 use crate::failure::OnFailure;
+use crate::last_boot::PSTORE;
 
 /// Where the new root is assembled, and the name of its dm-verity device.
 pub const NEW_ROOT: &str = "/sysroot";
@@ -18,7 +19,7 @@ pub const CGROUP: &str = "/sys/fs/cgroup/macula";
 pub const EFIVARS: &str = "/sys/firmware/efi/efivars";
 
 /// uid = gid of each service, as in `docs/ARCHITECTURE.md`.
-pub const SERVICES: [(&str, u32); 8] = [
+pub const SERVICES: [(&str, u32); 9] = [
     ("identity", 101),
     ("mesh", 102),
     ("dht", 103),
@@ -27,6 +28,7 @@ pub const SERVICES: [(&str, u32); 8] = [
     ("update", 106),
     ("network", 107),
     ("console", 108),
+    ("check", 109),
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub enum Step {
     GrowState {
         device: String,
     },
+    /// Finds out how the boot before this one ended, and records that this one runs.
+    LookBack,
     /// Moves the owner's `/macula.toml` from the ESP to the state partition, if it has no configuration yet.
     Provision {
         esp: String,
@@ -70,6 +74,8 @@ pub enum Step {
         device: String,
         verity: Verity,
     },
+    /// Makes the file system that is the root unwritable.
+    RootReadOnly,
     /// Moves `/proc /sys /dev /state` into the new root, frees the initramfs and changes root.
     SwitchRoot {
         new_root: String,
@@ -141,18 +147,13 @@ pub fn first() -> Vec<Planned> {
 pub fn firmware() -> Vec<Planned> {
     let mut plan = Plan::new("firmware", OnFailure::Continue);
     plan.mount("efivarfs", EFIVARS, "efivarfs", ALL, "");
+    plan.mount("pstore", PSTORE, "pstore", ALL, "");
     plan.0
 }
 
 /// From the boot disk to the new root.
 pub fn root(devices: &Devices, slot: Slot, verity: &Verity) -> Vec<Planned> {
-    let mut plan = Plan::new("state", OnFailure::Reboot);
-    plan.push(Step::CheckState { device: devices.state.clone() });
-    plan.dir(STATE, 0o755).mount(&devices.state, STATE, "ext4", ALL, "errors=remount-ro");
-    plan.stage("state", OnFailure::Continue);
-    plan.push(Step::GrowState { device: devices.state.clone() }).dir(EVIDENCE, 0o755);
-    plan.stage("provision", OnFailure::Continue);
-    plan.push(Step::Provision { esp: devices.esp.clone() });
+    let mut plan = state(devices);
     plan.stage("verity", OnFailure::OtherSlot);
     plan.push(Step::OpenVerity { device: devices.root(slot).to_owned(), verity: verity.clone() });
     plan.stage("root", OnFailure::OtherSlot);
@@ -160,6 +161,26 @@ pub fn root(devices: &Devices, slot: Slot, verity: &Verity) -> Vec<Planned> {
     plan.stage("switch-root", OnFailure::OtherSlot);
     plan.push(Step::SwitchRoot { new_root: NEW_ROOT.into() });
     plan.0
+}
+
+/// The rescue system is the initramfs: there is no root to go to, and nobody may write the one there is.
+pub fn rescue(devices: &Devices) -> Vec<Planned> {
+    let mut plan = state(devices);
+    plan.stage("root", OnFailure::Continue);
+    plan.push(Step::RootReadOnly);
+    plan.0
+}
+
+fn state(devices: &Devices) -> Plan {
+    let mut plan = Plan::new("state", OnFailure::Reboot);
+    plan.push(Step::CheckState { device: devices.state.clone() });
+    plan.dir(STATE, 0o755).mount(&devices.state, STATE, "ext4", ALL, "errors=remount-ro");
+    plan.stage("state", OnFailure::Continue);
+    plan.push(Step::GrowState { device: devices.state.clone() }).dir(EVIDENCE, 0o755);
+    plan.push(Step::LookBack);
+    plan.stage("provision", OnFailure::Continue);
+    plan.push(Step::Provision { esp: devices.esp.clone() });
+    plan
 }
 
 /// In the new root, up to the supervisor's start. `boot_info` is the text of `boot.json`.
@@ -291,12 +312,19 @@ mod tests {
     }
 
     #[test]
+    fn rescue_opens_no_slot() {
+        let plan = rescue(&devices());
+        assert!(!plan.iter().any(|p| matches!(p.step, Step::OpenVerity { .. } | Step::SwitchRoot { .. })));
+        assert!(plan.iter().all(|planned| planned.on_failure != OnFailure::OtherSlot));
+        position(&plan, |step| matches!(step, Step::Mount(mount) if mount.target == STATE));
+    }
+
+    #[test]
     fn every_stage_that_leaves_the_root_condemns_it() {
         let plan = root(&devices(), Slot::A, &verity());
         let left = plan.iter().filter(|planned| planned.on_failure == OnFailure::OtherSlot);
         assert!(
-            left.map(|planned| planned.stage)
-                .all(|stage| crate::failure::STAGES_OF_CORRUPTION.contains(&stage))
+            left.map(|planned| planned.stage).all(|stage| os_slots::STAGES_OF_CORRUPTION.contains(&stage))
         );
     }
 

@@ -2,12 +2,18 @@
 //!
 //! What is written ([`written`]) becomes what is meant ([`Config`]) in one validating step. Every field is optional; its
 //! comment says what absence means. Unknown keys are refused by name: a typo must not be silence.
+//!
+//! On a node the file ends with a comment line that holds its checksum, and has a second copy beside it
+//! ([`os_durable::Form::Text`]; `docs/decisions/0009`): a damaged file never means the defaults, for then the node would
+//! have lost its owner.
 
+pub mod edit;
 mod written;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use os_durable::{Form, Found};
 use os_identity::NodeId;
 
 /// The format version this code writes and the newest that it reads.
@@ -70,6 +76,26 @@ pub struct Gate {
     pub timeout_s: u32,
     /// Seconds that all required units must stay ready, default 10.
     pub steady_s: u32,
+    /// What must pass besides (`[[gate.check]]`), default nothing.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that the owner wants to see work before a release is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// 1 to 63 of `[a-z0-9-]`.
+    pub name: String,
+    pub what: CheckWhat,
+    /// Seconds within which it must pass, 1 to 60, default 10.
+    pub timeout_s: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckWhat {
+    /// A program of the image and its arguments: passes with exit code 0.
+    Exec(Vec<String>),
+    /// `http://host[:port]/path`: passes with a status of 200 to 299.
+    Http(String),
 }
 
 impl Default for Config {
@@ -80,7 +106,7 @@ impl Default for Config {
             owner: None,
             mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new() },
             update: Update { channel: None, release_keys: Vec::new(), threshold: 1, interval_s: 60 },
-            gate: Gate { timeout_s: 180, steady_s: 10 },
+            gate: Gate { timeout_s: 180, steady_s: 10, checks: Vec::new() },
         }
     }
 }
@@ -90,6 +116,10 @@ impl Default for Config {
 pub enum ConfigError {
     #[error("cannot read {0}: {1}")]
     Read(PathBuf, std::io::Error),
+    #[error("{0} is damaged and so is its second copy; put a new one on the ESP as macula.toml")]
+    Damaged(PathBuf),
+    #[error("{0} is not UTF-8 text")]
+    NotText(PathBuf),
     #[error("{0} is larger than {MAX_SIZE} bytes")]
     TooLarge(PathBuf),
     #[error("not valid TOML or not a known key: {0}")]
@@ -116,19 +146,33 @@ impl Config {
     }
 
     pub fn load_from(path: &Path) -> Result<Self, ConfigError> {
-        let read = |e| ConfigError::Read(path.to_path_buf(), e);
-        match std::fs::metadata(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(e) => return Err(read(e)),
-            Ok(m) if m.len() > MAX_SIZE => return Err(ConfigError::TooLarge(path.to_path_buf())),
-            Ok(_) => {}
+        match text(path)? {
+            None => Ok(Self::default()),
+            Some(text) => Self::parse(&text),
         }
-        Self::parse(&std::fs::read_to_string(path).map_err(read)?)
     }
 
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         toml::from_str::<written::Config>(text)?.try_into()
     }
+}
+
+/// The text of the file, without the line that holds its checksum; `None` when there is no file.
+pub fn text(path: &Path) -> Result<Option<String>, ConfigError> {
+    if let Err(e) = std::fs::metadata(path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(ConfigError::Read(path.to_path_buf(), e));
+    }
+    let bytes = match Form::Text.read(path) {
+        Found::Absent => return Ok(None),
+        Found::Damaged => return Err(ConfigError::Damaged(path.to_path_buf())),
+        Found::Newest(bytes) | Found::Previous(bytes) | Found::Unsealed(bytes) => bytes,
+    };
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(ConfigError::TooLarge(path.to_path_buf()));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| ConfigError::NotText(path.to_path_buf()))
 }
 
 #[cfg(test)]
@@ -137,10 +181,30 @@ mod tests {
 
     const KEY: &str = "did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx";
 
+    const TWICE: &str = "[[gate.check]]\nname = \"a\"\nhttp = \"http://b\"\n[[gate.check]]\nname = \"a\"\nhttp = \"http://c\"";
+
     #[test]
     fn an_empty_file_means_the_defaults() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
         assert_eq!(Config::load_from(Path::new("/nonexistent/config.toml")).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn damage_never_means_the_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let text = format!("owner = \"{KEY}\"\n");
+        let owner = |path: &Path| Config::load_from(path).map(|c| c.owner.map(|o| o.to_string()));
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(owner(&path).unwrap().as_deref(), Some(KEY), "written by a person, no checksum");
+        Form::Text.mirror(&path, text.as_bytes()).unwrap();
+        for bytes in [&b""[..], &[0; 80], b"owner", b"# only a comment\n"] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(owner(&path).unwrap().as_deref(), Some(KEY), "{bytes:?}");
+        }
+        std::fs::write(os_durable::previous(&path), b"").unwrap();
+        std::fs::write(&path, b"").unwrap();
+        assert!(owner(&path).unwrap_err().to_string().contains("damaged"));
     }
 
     #[test]
@@ -162,6 +226,13 @@ mod tests {
             interval_s = 15
             [gate]
             timeout_s = 60
+            [[gate.check]]
+            name = "web"
+            http = "http://127.0.0.1:8080/health"
+            [[gate.check]]
+            name = "files"
+            exec = ["/usr/bin/app", "--self-test"]
+            timeout_s = 30
             "#
         );
         let config = Config::parse(&text).unwrap();
@@ -170,6 +241,9 @@ mod tests {
         assert_eq!(config.mesh.seeds[1].address.to_string(), "[2001:db8::1]:4433");
         assert_eq!(config.update.channel, Some(Channel { publisher: key, name: "stable".into() }));
         assert_eq!((config.gate.timeout_s, config.gate.steady_s), (60, 10));
+        let [web, files] = &config.gate.checks[..] else { panic!("{:?}", config.gate.checks) };
+        assert_eq!(web.what, CheckWhat::Http("http://127.0.0.1:8080/health".into()));
+        assert_eq!((web.timeout_s, files.timeout_s, files.name.as_str()), (10, 30, "files"));
     }
 
     #[test]
@@ -186,6 +260,16 @@ mod tests {
             ("[update]\nthreshold = 0", "update.threshold"),
             ("[update]\nthreshold = 2", "update.threshold"),
             ("[gate]\ntimeout_s = 5", "gate.timeout_s"),
+            ("[[gate.check]]\nname = \"a\"", "gate.check[0]"),
+            ("[[gate.check]]\nname = \"A\"\nexec = [\"/usr/bin/a\"]", "gate.check[0].name"),
+            ("[[gate.check]]\nname = \"a\"\nexec = [\"/a\"]\nhttp = \"http://b\"", "gate.check[0]"),
+            ("[[gate.check]]\nname = \"a\"\nexec = [\"a\"]", "gate.check[0].exec"),
+            ("[[gate.check]]\nname = \"a\"\nexec = []", "gate.check[0].exec"),
+            ("[[gate.check]]\nname = \"a\"\nexec = [\"/a\", \"\\u0000\"]", "gate.check[0].exec"),
+            ("[[gate.check]]\nname = \"a\"\nhttp = \"https://b\"", "gate.check[0].http"),
+            ("[[gate.check]]\nname = \"a\"\nhttp = \"http://b c\"", "gate.check[0].http"),
+            ("[[gate.check]]\nname = \"a\"\nhttp = \"http://b\"\ntimeout_s = 61", "gate.check[0].timeout_s"),
+            (TWICE, "gate.check[1].name"),
             ("[mesh", "TOML"),
         ];
         for (text, key) in cases {

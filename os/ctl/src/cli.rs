@@ -127,6 +127,9 @@ pub enum Verb {
         /// Ends up in the node's log
         #[arg(long, default_value = "the owner asked")]
         reason: String,
+        /// Into the rescue system, which installs a release anew and needs no slot
+        #[arg(long)]
+        rescue: bool,
     },
     /// Switch the node off
     Poweroff {
@@ -140,11 +143,28 @@ pub enum Verb {
     /// The node's view of the distributed hash table
     #[command(subcommand)]
     Dht(Dht),
+    /// Let RAUC's clients on this machine work with the node
+    #[command(after_help = RAUC_EXAMPLES)]
+    RaucBus {
+        /// The socket to make. Ctrl-C ends and removes it
+        #[arg(long, value_name = "PATH")]
+        listen: PathBuf,
+    },
     /// Node configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(Config),
+    /// Factory reset: erase the node's key, owner, configuration and content. The installed releases stay
+    #[command(after_help = RESET_HELP)]
+    Reset {
+        /// Really
+        #[arg(long)]
+        yes: bool,
+    },
     /// A small prompt for the serial console of a node (implies --local)
     Console,
+    /// Whether a web server answers well: runs on a node, for the gate's checks
+    #[command(hide = true)]
+    CheckHttp { url: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -186,6 +206,17 @@ Examples:
 
 A node whose config.toml names a channel updates by itself. On the node (--local) neither is needed: it looks at its
 channel now.";
+
+const RAUC_EXAMPLES: &str = "\
+Examples, with Debian's rauc in a second shell:
+  maculactl --node 192.0.2.7 rauc-bus --listen /tmp/node.sock
+  export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/tmp/node.sock
+  rauc status
+  rauc status mark-bad other
+  rauc install mcid:mcid1-raw-blake3-...
+
+A bundle is releases with their metadata, by the MCID that `release publish` prints. Once it is installed the node reboots into it by
+itself, and its gate decides whether it stays.";
 
 const RELEASE_EXAMPLES: &str = "\
 Examples, from an image to nodes that follow a channel:
@@ -363,7 +394,42 @@ pub enum Dht {
 pub enum Config {
     /// Say whether a node would take this config.toml
     Check { file: PathBuf },
+    /// Print the node's config.toml
+    Show,
+    /// Print one value, or a table of the file; all of it when no key is named
+    Get {
+        /// Such as mesh.port
+        key: Option<String>,
+    },
+    /// Change one value; the node takes it only if all of its configuration is valid then
+    Set {
+        /// Such as mesh.port
+        key: String,
+        /// TOML, or a string without quotes
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+    /// Remove one value, so that its default holds
+    Unset {
+        /// Such as mesh.port
+        key: String,
+    },
 }
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  maculactl config check macula.toml
+  maculactl config show
+  maculactl config set mesh.port 5000
+  maculactl config set update.release_keys '[\"did:key:z6Mk...\"]'
+  maculactl config unset mesh.port
+
+Changes are answered with when they hold: at once, when the mesh has started again, or from the next boot on.";
+
+const RESET_HELP: &str = "\
+The node reboots as a new one: another id, no owner, no configuration. Nobody can control it over the mesh until a
+macula.toml that names an owner is put on its ESP. Without its owner's key a node is reset at its boot menu: press a
+key while it starts, choose `factory reset`, and confirm.";
 
 #[cfg(test)]
 mod tests {

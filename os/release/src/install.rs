@@ -19,6 +19,8 @@ pub struct Named {
 pub struct Expected<'a> {
     pub board: &'a str,
     pub running: &'a Version,
+    /// Whether `running` itself may be installed again, as the rescue system does.
+    pub reinstall: bool,
     /// Seconds since 1970, as well as this node knows.
     pub now_unix: u64,
 }
@@ -61,6 +63,7 @@ impl Release {
                     running: running.clone(),
                 });
             }
+            Ordering::Equal if expected.reinstall => {}
             Ordering::Equal => return Err(ReleaseError::SameVersion(running.clone())),
             Ordering::Greater => {}
         }
@@ -87,7 +90,7 @@ mod tests {
     }
 
     fn choose(releases: Vec<Named>, running: Version, now_unix: u64) -> Result<Vec<String>, String> {
-        let expected = Expected { board: "x86-generic", running: &running, now_unix };
+        let expected = Expected { board: "x86-generic", running: &running, reinstall: false, now_unix };
         let found = installable(releases, &expected).map_err(|e| e.to_string())?;
         Ok(found.iter().map(|n| n.release.version.to_string()).collect())
     }
@@ -108,6 +111,15 @@ mod tests {
             "step by step"
         );
         assert_eq!(choose(offered(), Version::new(0, 3, 0), 1_500).unwrap(), ["0.4.0"]);
+    }
+
+    #[test]
+    fn rescue_takes_what_ran_and_nothing_older() {
+        let fits = |running: &Version| {
+            let expected = Expected { board: "x86-generic", running, reinstall: true, now_unix: 1_500 };
+            named(Version::new(0, 2, 0), |_| {}).release.check_install(&expected).is_ok()
+        };
+        assert!(fits(&Version::new(0, 2, 0)) && !fits(&Version::new(0, 2, 1)));
     }
 
     #[test]

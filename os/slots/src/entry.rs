@@ -14,6 +14,10 @@ use crate::{Slot, TRIAL_TRIES, slot_of_seq};
 /// Largest install sequence number: six decimal digits, so that comparing names and comparing numbers agree.
 pub const SEQ_MAX: u32 = 999_999;
 
+/// File name of the rescue system's UKI, beside the slots'. Sorts behind every entry that has boots left, so that the boot
+/// loader takes it by itself only when no slot has one that it can load.
+pub const RESCUE_ENTRY: &str = "macula-0-rescue.efi";
+
 /// Largest value of either counter that we accept in a name.
 pub const TRIES_MAX: u32 = 999;
 
@@ -219,6 +223,24 @@ mod tests {
         assert_eq!(
             names,
             ["macula-000003+1-2.efi", "macula-000002.efi", "macula-000001.efi", "macula-000004+0-3.efi"]
+        );
+    }
+
+    #[test]
+    fn rule_2_tries_that_are_used_up_lead_to_the_committed_entry_and_never_to_none() {
+        let first = |names: &[&str]| {
+            names.iter().map(|name| e(name)).min_by(Entry::boot_order).map(|e| e.to_string())
+        };
+        let committed = Some("macula-000001.efi".to_owned());
+        assert_eq!(first(&["macula-000002+0-3.efi", "macula-000001.efi"]), committed);
+        assert_eq!(
+            first(&["macula-000001.efi", "macula-000002+0-3.efi", "macula-000004+0-1.efi"]),
+            committed
+        );
+        // Should even the committed entry have been counted down, there is something to start.
+        assert_eq!(
+            first(&["macula-000001+0-3.efi", "macula-000002+0-3.efi"]),
+            Some("macula-000002+0-3.efi".to_owned())
         );
     }
 

@@ -1,7 +1,7 @@
 //! The owner: `maculactl` with its own key and its own memory of nodes.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -15,12 +15,15 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// The owner whose key is in `dir`; makes the key if there is none.
     pub(crate) fn new(maculactl: &Path, dir: &Path) -> Result<Self> {
         let config = dir.join("owner");
         std::fs::create_dir_all(&config)?;
         let key = config.join("owner.key");
         let mut owner = Self { maculactl: maculactl.to_path_buf(), config, key, did: String::new() };
-        owner.run(&["key", "new"])?;
+        if !owner.key.exists() {
+            owner.run(&["key", "new"])?;
+        }
         owner.did = owner.run(&["key", "show"])?.trim().to_string();
         Ok(owner)
     }
@@ -44,6 +47,14 @@ impl Owner {
             bail!("maculactl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts `maculactl --node NODE ARGUMENTS` that goes on until it is killed.
+    pub fn start(&self, node: &str, arguments: &[&str]) -> Result<Child> {
+        let mut command = Command::new(&self.maculactl);
+        command.arg("--key").arg(&self.key).args(["--node", node]).args(arguments);
+        command.env("XDG_CONFIG_HOME", &self.config).stdin(Stdio::null()).stdout(Stdio::null());
+        command.spawn().with_context(|| format!("cannot run {}", self.maculactl.display()))
     }
 
     /// The words with which a person starts `maculactl` as this owner in a shell.

@@ -29,6 +29,8 @@ pub struct Releases {
     pub second: ReleaseFiles,
     /// Its mesh never becomes ready.
     pub deaf: ReleaseFiles,
+    /// Its init hangs, panics and exits by order (`maculactl reboot --reason "fault: hang"`).
+    pub faulty: ReleaseFiles,
     pub maculactl: PathBuf,
     /// The peer that serves flipped bytes (`tests/liar`).
     pub liar: PathBuf,
@@ -65,14 +67,14 @@ impl ReleaseFiles {
         Ok(repository)
     }
 
-    /// Signs the release and publishes it on a node under a channel.
-    pub fn publish(&self, owner: &Owner, dir: &Path, node: &str, channel: &str) -> Result<()> {
+    /// Signs the release and publishes it on a node under a channel. The name to install it by.
+    pub fn publish(&self, owner: &Owner, dir: &Path, node: &str, channel: &str) -> Result<String> {
         let repository = self.signed(owner, dir)?;
         let (artifacts, folder) = (text(&self.artifacts)?, text(&repository)?);
         let publish =
             ["release", "publish", "--artifacts", artifacts, "--channel", channel, "--repo", folder];
-        owner.run(&[&["--node", node], &publish[..]].concat())?;
-        Ok(())
+        let published = owner.json(node, &publish)?;
+        Ok(published["metadata"].as_str().context("`release publish` names nothing")?.to_string())
     }
 }
 

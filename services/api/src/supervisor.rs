@@ -20,7 +20,20 @@ pub trait Supervisor {
     /// JSON: a list of [`crate::report::ProbeResult`]: what a process in this unit's sandbox can do.
     fn probe(&self, unit: &str) -> zbus::Result<String>;
 
+    /// Runs a program of the image in a sandbox of its own, for the gate. JSON: a [`crate::report::CheckReport`].
+    fn check(&self, exec: &[String], timeout_s: u32) -> zbus::Result<String>;
+
     fn reboot(&self, reason: &str) -> zbus::Result<()>;
 
+    /// Restarts into the rescue system.
+    fn rescue(&self, reason: &str) -> zbus::Result<()>;
+
     fn poweroff(&self, reason: &str) -> zbus::Result<()>;
+
+    /// Factory reset: marks the disk for it and reboots. There is no way back from here.
+    fn factory_reset(&self, reason: &str) -> zbus::Result<()>;
+
+    /// Replaces `config.toml`, which belongs to root, by this text. Whoever asks has checked it; services see it when they
+    /// start again.
+    fn write_config(&self, text: &str) -> zbus::Result<()>;
 }

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use os_content_id::Mcid;
-use os_release::{Anchor, Bundle, Expected, Named, installable};
+use os_release::{Anchor, Bundle, Expected, Named, Release, installable};
+use os_slots::slot_of_seq;
 
 use crate::clock;
 use crate::install::Accepted;
@@ -20,17 +21,36 @@ impl Updater {
             bail!("the content service delivered something else");
         }
         let now_unix = self.trusted_now().await;
-        let believed = self.believe(&Bundle::decode(&bytes)?, now_unix)?;
+        let bundle = Bundle::decode(&bytes)?;
+        let believed = match self.ran_here(&bundle, &bytes) {
+            Some(named) => vec![named],
+            None => self.believe(&bundle, now_unix)?,
+        };
         let (board, running) = (&self.node.boot.board, &self.node.version);
-        let fitting = installable(believed, &Expected { board, running, now_unix })?;
+        let reinstall = self.node.boot.rescue.is_some();
+        let fitting = installable(believed, &Expected { board, running, reinstall, now_unix })?;
         let named = self.not_failed(fitting, again)?;
         self.records.set_intent(&Intent { release: mcid.to_string(), again })?;
         Ok(Accepted { named, bundle: bytes })
     }
 
+    /// In rescue: what one of the slots was installed from was believed then, and is so however old it has become since.
+    fn ran_here(&self, bundle: &Bundle, bytes: &[u8]) -> Option<Named> {
+        self.node.boot.rescue.as_ref()?;
+        let slots = self.records.slots().into_iter();
+        let installed = slots.into_iter().find(|installed| {
+            let files = self.records.seed_files(slot_of_seq(installed.seq));
+            files.is_some_and(|files| files.release == bytes)
+        })?;
+        let statement =
+            bundle.statements.iter().find(|s| Mcid::of_raw(s).to_string() == installed.release)?;
+        Some(Named { release: Release::decode(statement).ok()?, mcid: Mcid::of_raw(statement) })
+    }
+
     /// What the metadata proves, by what this node has come to trust; both are remembered.
     fn believe(&self, bundle: &Bundle, now_unix: u64) -> Result<Vec<Named>> {
-        let update = &self.node.config.update;
+        let config = self.node.config();
+        let update = &config.update;
         let anchor = Anchor::new(&update.release_keys, update.threshold);
         if anchor.is_empty() {
             bail!("config.toml names no update.release_keys, so no release can be trusted");

@@ -16,13 +16,16 @@ mod accept;
 mod after_boot;
 mod assemble;
 mod clock;
+mod configuration;
 mod direct_read;
 mod gate;
 mod install;
 mod links;
 mod node;
 mod owner;
+mod rauc;
 mod records;
+mod rescue;
 mod seed;
 #[cfg(test)]
 mod tests;
@@ -39,7 +42,8 @@ use crate::links::Links;
 use crate::node::Node;
 use crate::updater::Updater;
 
-const PROTOCOLS: &[(&str, &str)] = &[(control::protocol::OS, "owner"), (clock::TIME, "peer")];
+const PROTOCOLS: &[(&str, &str)] =
+    &[(control::protocol::OS, "owner"), (control::protocol::RAUC, "owner"), (clock::TIME, "peer")];
 
 fn main() -> Result<()> {
     daemon::init_logging();
@@ -62,8 +66,13 @@ async fn run() -> Result<()> {
     tokio::spawn(after_boot::settle(updater.clone()));
     tokio::spawn(clock::keep_saved(updater.clone()));
     daemon::ready();
-    bus::serve(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], |builder, uid| {
-        builder.serve_at("/io/macula/Update", updater::Server { updater: updater.clone(), uid })
+    bus::serve_each(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], move |builder, uid| {
+        let updater = updater.clone();
+        async move {
+            let server = updater::Server { updater: updater.clone(), uid };
+            let builder = builder.serve_at("/io/macula/Update", server);
+            rauc::serve(builder, &updater, uid != bus::uid::CONSOLE).await
+        }
     })
     .await
 }

@@ -1,5 +1,5 @@
-//! `control/1`: what the owner asks over the mesh. Mesh lets only the owner's key open such a stream. Peers may ask the
-//! time, nothing else.
+//! `control/1`: what the owner asks over the mesh. Mesh lets only the owner's key open such a stream, nor one of
+//! `control-rauc/1`. Peers may ask the time, nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,15 @@ use os_content_id::Mcid;
 use services_api::control::{self, Answer, Call, ok};
 use services_api::mesh::{Incoming, MeshEvent};
 use services_api::report::{
-    InstallParams, KillParams, LinkReport, LogLine, LogsParams, PowerParams, ProbeResult, UnitParams,
+    ConfigParams, InstallParams, KillParams, LinkReport, LogLine, LogsParams, PowerParams, ProbeResult,
+    UnitParams,
 };
 use tokio::sync::mpsc;
 
 use crate::clock;
+use crate::configuration;
 use crate::links::from_json;
+use crate::rauc;
 use crate::updater::Updater;
 
 /// A stream that is not done by then is closed.
@@ -23,12 +26,18 @@ const LOG_LINES_MAX: u32 = 4_000;
 
 pub async fn serve(updater: Arc<Updater>, mut events: mpsc::Receiver<MeshEvent>) {
     while let Some(event) = events.recv().await {
-        let MeshEvent::Stream(incoming) = event else { continue };
-        let updater = updater.clone();
-        if incoming.protocol == clock::TIME {
-            tokio::spawn(async move { clock::answer(&updater.clock, incoming).await });
-        } else {
-            tokio::spawn(serve_stream(updater, incoming));
+        match event {
+            MeshEvent::Stream(incoming) if incoming.protocol == control::protocol::RAUC => {
+                tokio::spawn(rauc::serve_stream(updater.clone(), incoming));
+            }
+            MeshEvent::Stream(incoming) if incoming.protocol == clock::TIME => {
+                let updater = updater.clone();
+                tokio::spawn(async move { clock::answer(&updater.clock, incoming).await });
+            }
+            MeshEvent::Stream(incoming) => {
+                tokio::spawn(serve_stream(updater.clone(), incoming));
+            }
+            _ => {}
         }
     }
 }
@@ -61,16 +70,17 @@ async fn answer(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer
         }
         "links" => ok(&from_json::<Vec<LinkReport>>(&links.network().await?.links().await?)?),
         "plan" => ok(&links.reconciler().await?.plan().await?),
+        "config" => ok(&configuration::show(updater, call.params::<ConfigParams>()?.key.as_deref())?),
         "refresh" => ok(&links.reconciler().await?.refresh().await?),
         _ => {
             tracing::info!("{who} orders {}", call.method);
-            act(updater, call).await
+            act(updater, call, who).await
         }
     }
 }
 
 /// What changes something.
-async fn act(updater: &Arc<Updater>, call: &Call) -> Result<Answer> {
+async fn act(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer> {
     let links = &updater.links;
     match call.method.as_str() {
         "install" => {
@@ -79,6 +89,8 @@ async fn act(updater: &Arc<Updater>, call: &Call) -> Result<Answer> {
             updater.install(mcid, p.again).await?;
         }
         "rollback" => updater.rollback().await?,
+        "config_change" => return ok(&configuration::change(updater, &call.params()?, who).await?),
+        "reset" => configuration::reset(updater, who).await?,
         "kill" => {
             let p: KillParams = call.params()?;
             links.supervisor().await?.kill(&p.unit, p.signal).await?;
@@ -90,6 +102,10 @@ async fn act(updater: &Arc<Updater>, call: &Call) -> Result<Answer> {
         "reboot" => {
             let p: PowerParams = call.params()?;
             links.supervisor().await?.reboot(&p.reason).await?;
+        }
+        "rescue" => {
+            let p: PowerParams = call.params()?;
+            links.supervisor().await?.rescue(&p.reason).await?;
         }
         "poweroff" => {
             let p: PowerParams = call.params()?;

@@ -14,6 +14,9 @@ use services_api::report::EventReport;
 use crate::node::now_unix;
 
 const EVENTS_MAX: usize = 32;
+/// Log lines kept of an event, and how many of the newest events keep theirs.
+const EVENT_LINES_MAX: usize = 20;
+const EVENTS_WITH_LINES_MAX: usize = 8;
 
 /// An install that has been asked for and is neither armed nor given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,12 +33,17 @@ pub struct Installed {
     pub version: String,
     /// Text of the release statement's MCID.
     pub release: String,
+    /// Seconds since 1970 by this node's clock; 0: not known.
+    #[serde(default)]
+    pub at_unix: u64,
 }
 
-/// The bytes that a slot's seed needs: the metadata bundle that proved the release, and the manifest of its root.
+/// The bytes that a slot's seed needs: the metadata bundle that proved the release, and the manifests of its root and its
+/// UKI.
 pub struct SeedFiles {
     pub release: Vec<u8>,
     pub root_manifest: Vec<u8>,
+    pub uki_manifest: Vec<u8>,
 }
 
 pub struct Records {
@@ -106,9 +114,15 @@ impl Records {
         self.read(&format!("slot-{slot}")).filter(|i: &Installed| i.seq == seq)
     }
 
+    /// What the slots hold, as far as known.
+    pub fn slots(&self) -> Vec<Installed> {
+        [Slot::A, Slot::B].iter().filter_map(|s| self.read(&format!("slot-{s}"))).collect()
+    }
+
     pub fn set_installed(&self, slot: Slot, installed: &Installed, files: &SeedFiles) -> Result<()> {
         self.write_bytes(&format!("slot-{slot}.release"), &files.release)?;
         self.write_bytes(&format!("slot-{slot}.manifest"), &files.root_manifest)?;
+        self.write_bytes(&format!("slot-{slot}.uki-manifest"), &files.uki_manifest)?;
         self.write(&format!("slot-{slot}"), installed)
     }
 
@@ -116,13 +130,14 @@ impl Records {
         Some(SeedFiles {
             release: durable::read(&self.dir.join(format!("slot-{slot}.release")))?,
             root_manifest: durable::read(&self.dir.join(format!("slot-{slot}.manifest")))?,
+            uki_manifest: durable::read(&self.dir.join(format!("slot-{slot}.uki-manifest")))?,
         })
     }
 
     /// The highest install sequence number that anything here or in the evidence mentions.
     pub fn highest_seq(&self, boot: &BootInfo) -> u32 {
-        let slots = [Slot::A, Slot::B].map(|s| self.read::<Installed>(&format!("slot-{s}")).map(|i| i.seq));
-        let known = slots.into_iter().flatten().chain(self.trial().map(|t| t.seq));
+        let slots = self.slots();
+        let known = slots.iter().map(|i| i.seq).chain(self.trial().map(|t| t.seq));
         let failed = self.failed();
         let failed = failed.iter().map(|f| f.seq);
         known.chain(failed).chain(boot.evidence.iter().map(|e| e.seq)).max().unwrap_or(0)
@@ -135,24 +150,59 @@ impl Records {
     /// Remembers what happened. The same event again only moves the time, so that a retry every minute does not push
     /// everything else out (nor wear the disk).
     pub fn event(&self, kind: &str, text: impl Into<String>) {
+        self.event_with_log(kind, text, &[]);
+    }
+
+    /// The same, with the last log lines of what failed.
+    pub fn event_with_log(&self, kind: &str, text: impl Into<String>, log: &[String]) {
         let text = text.into();
+        let log_tail = log[log.len().saturating_sub(EVENT_LINES_MAX)..].to_vec();
         tracing::info!("{kind}: {text}");
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = events.last_mut().filter(|e| e.kind == kind && e.text == text) {
-            last.at_unix = now_unix();
+            (last.at_unix, last.log_tail) = (now_unix(), log_tail);
             return;
         }
-        events.push(EventReport { at_unix: now_unix(), kind: kind.into(), text });
+        events.push(EventReport { at_unix: now_unix(), kind: kind.into(), text, log_tail });
         let surplus = events.len().saturating_sub(EVENTS_MAX);
         events.drain(..surplus);
+        let with_lines = events.iter_mut().rev().filter(|e| !e.log_tail.is_empty());
+        with_lines.skip(EVENTS_WITH_LINES_MAX).for_each(|e| e.log_tail.clear());
         if let Err(e) = self.write("events", &*events) {
             tracing::warn!("event is not kept: {e:#}");
         }
     }
 
+    /// Remembers, once each, the boots that ended badly: those that left evidence, and the last one if it left none.
+    /// Writes nothing when there is nothing new.
+    pub fn tell_bad_ends(&self, boot: &BootInfo) -> Result<()> {
+        let told: Vec<String> = self.read("told").unwrap_or_default();
+        let is_new = |id: &String| !told.contains(id);
+        for e in boot.evidence.iter().filter(|e| is_new(&e.boot_id)) {
+            let text = format!("install {} in slot {}, {}: {}", e.seq, e.slot, e.stage, e.reason);
+            self.event_with_log("boot-failed", text, &e.log_tail);
+        }
+        if let Some(last) = boot.interrupted.as_ref().filter(|last| is_new(&last.boot_id)) {
+            let text = format!(
+                "the boot of {} before this one ended without a word: power cut or reset button",
+                last.version
+            );
+            self.event_with_log("interrupted", text, &last.log_tail);
+        }
+        let last = boot.interrupted.iter().map(|last| &last.boot_id);
+        let ids: Vec<&String> = boot.evidence.iter().map(|e| &e.boot_id).chain(last).collect();
+        if ids.iter().any(|id| is_new(id)) { self.write("told", &ids) } else { Ok(()) }
+    }
+
     /// Where a UKI is put together before it goes to the ESP.
     pub fn uki_part(&self) -> PathBuf {
         self.dir.join("uki.part")
+    }
+
+    /// The UKI that went into a slot: neighbours get it from here, and rescue when the ESP's is gone. (On the ESP it lies in
+    /// clusters, which only the boot loader's code can follow.)
+    pub fn uki(&self, slot: Slot) -> PathBuf {
+        self.dir.join(format!("uki-{slot}.efi"))
     }
 
     /// Whether the state partition takes and gives back what is written. Only for the gate: it writes.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use os_bootloader::{Bootloader, DeviceFile, Uefi};
-use os_config::Config;
+use os_config::{Check, CheckWhat, Config};
 use os_content_id::{CHUNK_SIZE, ChunkList, ManifestBuilder, Mcid};
 use os_identity::NodeKey;
 use os_release::author::{Repository, keyring};
@@ -24,6 +24,7 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use crate::after_boot;
+use crate::configuration::Configuration;
 use crate::links::Links;
 use crate::node::{Node, now_unix, uptime_ms};
 use crate::updater::{Standing, Updater};
@@ -120,6 +121,12 @@ impl FakeSupervisor {
         format!(r#"[{{"at_ms":5,"unit":"{unit}","priority":3,"text":"cannot bind"}}]"#)
     }
 
+    /// What begins with /bad does not pass.
+    fn check(&self, exec: Vec<String>, _timeout_s: u32) -> String {
+        let passed = !exec[0].starts_with("/bad") && !exec.iter().any(|word| word.ends_with("/503"));
+        format!(r#"{{"passed":{passed},"reason":"exited with code 1: not well"}}"#)
+    }
+
     fn reboot(&self, reason: String) {
         let _ = self.reboots.send(reason);
     }
@@ -145,20 +152,23 @@ impl FakeMesh {
 }
 
 /// A node's devices and neighbours.
-struct World {
-    dir: tempfile::TempDir,
+pub(crate) struct World {
+    pub dir: tempfile::TempDir,
     shelf: Arc<Mutex<Shelf>>,
     reboots: mpsc::UnboundedReceiver<String>,
-    key: NodeKey,
+    pub key: NodeKey,
     /// The owner's releases.
     repository: Mutex<Repository>,
     mesh_state: &'static str,
+    checks: Vec<Check>,
+    /// How long a gate that can pass has.
+    time_left_s: u32,
 }
 
 /// Names of what was published.
 #[derive(Clone, Copy)]
-struct Published {
-    bundle: Mcid,
+pub(crate) struct Published {
+    pub bundle: Mcid,
     statement: Mcid,
 }
 
@@ -175,10 +185,10 @@ fn repository_of(key: &NodeKey) -> Repository {
 }
 
 /// One at a time: the sockets' place is an environment variable.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub(crate) static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 impl World {
-    fn new(mesh_state: &'static str) -> Self {
+    pub fn new(mesh_state: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // SAFETY: TURN lets one test run at a time, and nothing else in this process reads the environment meanwhile.
         unsafe { std::env::set_var("MACULA_RUN_DIR", dir.path()) };
@@ -198,25 +208,26 @@ impl World {
         serve(dir.path(), "mesh", |b| b.serve_at("/io/macula/Mesh", FakeMesh));
         let key = NodeKey::from_seed(&[1; 32]);
         let repository = Mutex::new(repository_of(&key));
-        Self { dir, shelf, reboots, key, repository, mesh_state }
+        Self { dir, shelf, reboots, key, repository, mesh_state, checks: Vec::new(), time_left_s: 60 }
     }
 
     fn device(&self, role: &str) -> PathBuf {
         self.dir.path().join("dev/update").join(role)
     }
 
-    fn esp(&self) -> Uefi<DeviceFile> {
+    pub fn esp(&self) -> Uefi<DeviceFile> {
         Uefi::open(DeviceFile::open(&self.device("esp")).unwrap()).unwrap()
     }
 
-    fn entries(&self) -> Vec<String> {
+    pub fn entries(&self) -> Vec<String> {
         self.esp().entries().unwrap().iter().map(Entry::to_string).collect()
     }
 
     /// The service as it starts after the boot loader chose `entry`.
-    fn boot(&self, entry: &str, evidence: Vec<Evidence>) -> Arc<Updater> {
+    pub fn boot(&self, entry: &str, evidence: Vec<Evidence>) -> Arc<Updater> {
         let entry: Entry = entry.parse().unwrap();
         let boot = BootInfo {
+            rescue: None,
             entry,
             seq: entry.seq,
             slot: entry.slot(),
@@ -233,14 +244,18 @@ impl World {
             state: "/d4".into(),
             first_boot: false,
             evidence,
+            interrupted: None,
         };
         let mut config = Config::default();
         config.update.release_keys = vec![self.key.node_id()];
         config.owner = Some(NodeKey::from_seed(&[OWNER; 32]).node_id());
         // Time counts from the machine's boot: a gate that is meant to fail fails at once.
-        let time_left = if self.mesh_state == "ready" { 60 } else { 0 };
+        let time_left = if self.mesh_state == "ready" { self.time_left_s } else { 0 };
         (config.gate.timeout_s, config.gate.steady_s) = ((uptime_ms() / 1000) as u32 + time_left, 0);
-        let node = Node::new(boot, config, bus::run_dir(), self.dir.path().join("state")).unwrap();
+        config.gate.checks = self.checks.clone();
+        let node =
+            Node::new(boot, Configuration::new(None, config), bus::run_dir(), self.dir.path().join("state"))
+                .unwrap();
         let (streams, events) = Streams::serve(&[("control/1", "owner")]);
         tokio::spawn(ignore(events));
         let updater = Arc::new(Updater::new(node, Links::new(streams)).unwrap());
@@ -249,7 +264,7 @@ impl World {
     }
 
     /// Puts a release on the shelf.
-    fn publish(&self, change: impl FnOnce(&mut Release)) -> Published {
+    pub fn publish(&self, change: impl FnOnce(&mut Release)) -> Published {
         let release = self.release(change);
         let (bytes, statement) = publish_in(&mut self.repository.lock().unwrap(), &release, &self.key);
         Published { bundle: self.put(bytes), statement }
@@ -314,12 +329,12 @@ impl World {
         bytes[..bytes.len() / 2].to_vec()
     }
 
-    async fn next_reboot(&mut self) -> String {
+    pub async fn next_reboot(&mut self) -> String {
         tokio::time::timeout(Duration::from_secs(60), self.reboots.recv()).await.unwrap().unwrap()
     }
 
     /// What systemd-boot does before it starts an entry on trial.
-    fn count_down(&self, from: &str, to: &str) {
+    pub fn count_down(&self, from: &str, to: &str) {
         let file = File::options().read(true).write(true).open(self.device("esp")).unwrap();
         let fs = fatfs::FileSystem::new(file, fatfs::FsOptions::new()).unwrap();
         let dir = fs.root_dir().open_dir("EFI/Linux").unwrap();
@@ -327,7 +342,7 @@ impl World {
     }
 
     /// The update is installed and the boot loader has started it.
-    async fn on_trial(&mut self) -> (Arc<Updater>, Published) {
+    pub async fn on_trial(&mut self) -> (Arc<Updater>, Published) {
         let updater = self.boot("macula-000001.efi", vec![]);
         settled(&updater).await;
         let published = self.publish(|_| {});
@@ -353,7 +368,7 @@ where
     tokio::spawn(async move { bus::serve(listener, &[], move |b, _| add(b)).await });
 }
 
-async fn settled(updater: &Arc<Updater>) {
+pub(crate) async fn settled(updater: &Arc<Updater>) {
     for _ in 0..600 {
         if updater.standing() == Standing::Settled {
             return;
@@ -516,7 +531,7 @@ async fn an_interrupted_install_goes_on_with_what_it_has() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn power_cuts_around_the_switch_are_finished() {
+async fn rule_5_power_cuts_around_the_switch_are_finished() {
     let _turn = TURN.lock().await;
     let mut world = World::new("ready");
     let updater = world.boot("macula-000001.efi", vec![]);
@@ -597,4 +612,63 @@ async fn trust_follows_the_signers_roots_and_survives_restarts() {
     let other = world.publish(|r| r.version = Version::new(0, 0, 9)).bundle;
     assert!(format!("{:#}", updater.install(other, false).await.unwrap_err()).contains("older version"));
     assert!(has_event(&updater, "trust-reset", "other release keys"));
+}
+
+fn check(name: &str, what: CheckWhat) -> Check {
+    Check { name: name.into(), what, timeout_s: 1 }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_trial_commits_when_the_owners_checks_pass() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new("ready");
+    world.checks = vec![
+        check("self-test", CheckWhat::Exec(vec!["/usr/bin/app".into()])),
+        check("web", CheckWhat::Http("http://127.0.0.1/200".into())),
+    ];
+    let (updater, _) = world.on_trial().await;
+    settled(&updater).await;
+    assert_eq!(world.entries(), ["macula-000002.efi", "macula-000001.efi"]);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_trial_whose_check_fails_is_left_with_the_checks_own_words() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new("ready");
+    world.time_left_s = 3;
+    world.checks = vec![check("web", CheckWhat::Http("http://127.0.0.1/503".into()))];
+    let (updater, published) = world.on_trial().await;
+    let reason = world.next_reboot().await;
+    assert!(reason.contains("check web did not pass") && reason.contains("not well"), "{reason}");
+    assert!(updater.records.failed().find(&published.statement.to_string()).is_some());
+    assert!(has_event(&updater, "rolled-back", "check web"));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn bad_ends_of_boots_are_told_once_with_their_last_lines() {
+    let _turn = TURN.lock().await;
+    let world = World::new("ready");
+    let evidence = |boot_id: &str, stage: &str| Evidence {
+        boot_id: boot_id.into(),
+        seq: 1,
+        slot: slot_of_seq(1),
+        stage: stage.into(),
+        reason: "why".into(),
+        log_tail: (0..100).map(|n| format!("line {n}")).collect(),
+        at_unix: 1,
+    };
+    let told = world.dir.path().join("state/told.json");
+    settled(&world.boot("macula-000001.efi", vec![])).await;
+    assert!(!told.exists(), "nothing new, nothing written");
+    for _ in 0..2 {
+        let bad = vec![evidence("a", "panic"), evidence("b", "watchdog")];
+        let updater = world.boot("macula-000001.efi", bad);
+        settled(&updater).await;
+        let events = updater.records.events();
+        let texts: Vec<&str> = events.iter().map(|e| e.text.as_str()).collect();
+        assert_eq!(texts, ["install 1 in slot A, panic: why", "install 1 in slot A, watchdog: why"]);
+        assert_eq!(events[0].log_tail.len(), 20);
+        assert_eq!(events[0].log_tail[19], "line 99");
+    }
+    assert!(told.exists());
 }

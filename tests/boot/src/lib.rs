@@ -1,5 +1,7 @@
 //! What the boot tests share: a lab with the releases that `cargo xtask test boot` built.
 
+mod rauc;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,9 +9,15 @@ use anyhow::{Context, Result};
 use qemu_lab::{Lab, Node, NodeOptions, Releases};
 use serde_json::Value;
 
+pub use rauc::Rauc;
+
 /// Bounds an update on a slow, busy host; it measures nothing.
 pub const UPDATE: Duration = Duration::from_secs(600);
 pub const CHANNEL: &str = "stable";
+
+/// An owner's check, so that each trial runs one in its sandbox.
+const CHECK: &str =
+    "[[gate.check]]\nname = \"program\"\nexec = [\"/usr/bin/maculactl\", \"--version\"]\ntimeout_s = 60\n";
 
 /// A lab and the releases to boot and to update to.
 pub struct Bench {
@@ -34,7 +42,7 @@ impl Bench {
 
     /// A node that follows the owner's channel, booted and answering.
     pub fn follower(&self, name: &str) -> Result<Node<'_>> {
-        self.boot(name, &self.lab.config_following(name, CHANNEL))
+        self.boot(name, &(self.lab.config_following(name, CHANNEL) + CHECK))
     }
 
     /// A node with the text of a `macula.toml`, booted and answering.

@@ -1,5 +1,6 @@
 //! One file per group of verbs. Each asks the node and hands a report to a pure function that renders it.
 
+mod check_http;
 mod config;
 mod console;
 mod content;
@@ -7,6 +8,7 @@ mod dht;
 mod identity;
 mod network;
 mod publish;
+mod rauc;
 mod release;
 mod root_keys;
 mod standing;
@@ -28,6 +30,7 @@ use crate::target::Target;
 use crate::{connect, key_file};
 
 /// What every verb has: where the node is, and where its words go.
+#[derive(Clone)]
 pub struct Session {
     global: Global,
     pub out: Output,
@@ -53,12 +56,15 @@ pub async fn run(cli: Cli) -> Result<()> {
             update::update(s, &wanted, again, watch).await
         }
         Verb::Rollback => update::rollback(s).await,
-        Verb::Reboot { reason } => update::reboot(s, &reason).await,
+        Verb::Reboot { reason, rescue } => update::reboot(s, &reason, rescue).await,
         Verb::Poweroff { reason } => update::poweroff(s, &reason).await,
         Verb::Content(verb) => content::content(s, verb).await,
         Verb::Dht(verb) => dht::dht(s, verb).await,
-        Verb::Config(verb) => config::config(s, verb),
+        Verb::Config(verb) => config::config(s, verb).await,
+        Verb::Reset { yes } => config::reset(s, yes).await,
+        Verb::RaucBus { listen } => rauc::bus(s, &listen).await,
         Verb::Console => console::console(s).await,
+        Verb::CheckHttp { url } => check_http::check(&url),
     }
 }
 
