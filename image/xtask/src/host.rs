@@ -42,7 +42,7 @@ fn missing(need: Need) -> Vec<&'static str> {
     }
     if need == Need::Test {
         wanted.extend_from_slice(tools::TEST_PACKAGES);
-        wanted.extend_from_slice(&[("ip", "iproute2"), ("dnsmasq", "dnsmasq-base")]);
+        wanted.extend_from_slice(&[("ip", "iproute2"), ("dnsmasq", "dnsmasq-base"), ("rauc", "rauc")]);
     }
     let mut packages: Vec<_> = tools::missing(&wanted).into_iter().map(|(_, package)| package).collect();
     if need != Need::Build && !FIRMWARE.iter().any(|f| Path::new(f).exists()) {

@@ -142,6 +142,13 @@ pub enum Verb {
     /// The node's view of the distributed hash table
     #[command(subcommand)]
     Dht(Dht),
+    /// Let RAUC's clients on this machine work with the node
+    #[command(after_help = RAUC_EXAMPLES)]
+    RaucBus {
+        /// The socket to make. Ctrl-C ends and removes it
+        #[arg(long, value_name = "PATH")]
+        listen: PathBuf,
+    },
     /// Node configuration
     #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(Config),
@@ -195,6 +202,17 @@ Examples:
 
 A node whose config.toml names a channel updates by itself. On the node (--local) neither is needed: it looks at its
 channel now.";
+
+const RAUC_EXAMPLES: &str = "\
+Examples, with Debian's rauc in a second shell:
+  maculactl --node 192.0.2.7 rauc-bus --listen /tmp/node.sock
+  export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/tmp/node.sock
+  rauc status
+  rauc status mark-bad other
+  rauc install mcid:mcid1-raw-blake3-...
+
+A bundle is a release, by the MCID that `release publish` prints. Once it is installed the node reboots into it by
+itself, and its gate decides whether it stays.";
 
 const RELEASE_EXAMPLES: &str = "\
 Examples, from an image to nodes that follow a channel:

@@ -135,7 +135,8 @@ mod tests {
     }
 
     /// Ways in which a disk or a person spoils a file.
-    const SPOILS: [(&str, fn(&mut Vec<u8>)); 5] = [
+    type Spoil = fn(&mut Vec<u8>);
+    const SPOILS: [(&str, Spoil); 5] = [
         ("one bit flipped", |b| b[0] ^= 1),
         ("last byte lost", |b| b.truncate(b.len() - 1)),
         ("emptied", Vec::clear),

@@ -1,7 +1,7 @@
 //! The owner: `maculactl` with its own key and its own memory of nodes.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -47,6 +47,14 @@ impl Owner {
             bail!("maculactl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts `maculactl --node NODE ARGUMENTS` that goes on until it is killed.
+    pub fn start(&self, node: &str, arguments: &[&str]) -> Result<Child> {
+        let mut command = Command::new(&self.maculactl);
+        command.arg("--key").arg(&self.key).args(["--node", node]).args(arguments);
+        command.env("XDG_CONFIG_HOME", &self.config).stdin(Stdio::null()).stdout(Stdio::null());
+        command.spawn().with_context(|| format!("cannot run {}", self.maculactl.display()))
     }
 
     /// The words with which a person starts `maculactl` as this owner in a shell.

@@ -65,22 +65,13 @@ impl ReleaseFiles {
         Ok(out)
     }
 
-    /// Signs the release and publishes it on a node under a channel.
-    pub fn publish(&self, owner: &Owner, dir: &Path, node: &str, channel: &str) -> Result<()> {
+    /// Signs the release and publishes it on a node under a channel. The name to install it by.
+    pub fn publish(&self, owner: &Owner, dir: &Path, node: &str, channel: &str) -> Result<String> {
         let file = self.signed(owner, dir)?;
         let (artifacts, file) = (text(&self.artifacts)?, text(&file)?);
-        owner.run(&[
-            "--node",
-            node,
-            "release",
-            "publish",
-            file,
-            "--artifacts",
-            artifacts,
-            "--channel",
-            channel,
-        ])?;
-        Ok(())
+        let publish = ["release", "publish", file, "--artifacts", artifacts, "--channel", channel];
+        let published = owner.json(node, &publish)?;
+        Ok(published["release"].as_str().context("`release publish` names no release")?.to_string())
     }
 }
 

@@ -39,6 +39,7 @@ pub fn not_for_the_console(uid: u32) -> zbus::fdo::Result<()> {
 
 /// Clients beyond this many at once are turned away: there are a dozen services, each with one connection.
 const MAX_CLIENTS: usize = 64;
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The listening socket of this service: passed by the supervisor as fd 3 (`LISTEN_FDS`), else bound at
 /// `<run dir>/<name>.sock`.
@@ -62,6 +63,25 @@ pub async fn serve<F>(listener: UnixListener, allowed: &[u32], serve: F) -> Resu
 where
     F: Fn(Builder<'static>, u32) -> Builder<'static>,
 {
+    serve_each(listener, allowed, |builder, uid| {
+        let build = serve(builder, uid).build();
+        async move {
+            match tokio::time::timeout(HANDSHAKE, build).await {
+                Ok(connection) => connection?.closed().await,
+                Err(_) => tracing::warn!(uid, "D-Bus client did not finish its handshake"),
+            }
+            Ok(())
+        }
+    })
+    .await
+}
+
+/// The same for a service that looks after each connection by itself: `serve` ends when the client goes.
+pub async fn serve_each<F, Fut>(listener: UnixListener, allowed: &[u32], serve: F) -> Result<()>
+where
+    F: Fn(Builder<'static>, u32) -> Fut,
+    Fut: Future<Output = zbus::Result<()>> + Send + 'static,
+{
     let guid = Guid::generate();
     let clients = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CLIENTS));
     loop {
@@ -75,13 +95,10 @@ where
             tracing::warn!(uid, "refused a D-Bus client: this uid may not use this service");
             continue;
         }
-        let builder = Builder::unix_stream(stream.into_std()?).server(guid.clone()).p2p();
-        let builder = serve(builder, uid);
+        let client = serve(Builder::unix_stream(stream.into_std()?).server(guid.clone()).p2p(), uid);
         tokio::spawn(async move {
-            match tokio::time::timeout(Duration::from_secs(10), builder.build()).await {
-                Ok(Ok(connection)) => connection.closed().await,
-                Ok(Err(e)) => tracing::warn!(uid, "D-Bus client did not come up: {e}"),
-                Err(_) => tracing::warn!(uid, "D-Bus client did not finish its handshake"),
+            if let Err(e) = client.await {
+                tracing::warn!(uid, "D-Bus client was cut off: {e}");
             }
             drop(permit);
         });

@@ -179,8 +179,12 @@ impl Install<'_> {
         std::fs::rename(self.records.uki_part(), self.records.uki(plan.slot)).context("keeping the UKI")?;
         let release = self.release.release();
         let mcid = self.release.mcid().to_string();
-        let installed =
-            Installed { seq: plan.seq, version: release.version.to_string(), release: mcid.clone() };
+        let installed = Installed {
+            seq: plan.seq,
+            version: release.version.to_string(),
+            release: mcid.clone(),
+            at_unix: now_unix(),
+        };
         let files = SeedFiles {
             release: self.release.encode(),
             root_manifest: root_list.encode(),

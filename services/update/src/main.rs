@@ -21,6 +21,7 @@ mod install;
 mod links;
 mod node;
 mod owner;
+mod rauc;
 mod records;
 mod rescue;
 mod seed;
@@ -39,7 +40,7 @@ use crate::links::Links;
 use crate::node::Node;
 use crate::updater::Updater;
 
-const PROTOCOLS: &[(&str, &str)] = &[(control::protocol::OS, "owner")];
+const PROTOCOLS: &[(&str, &str)] = &[(control::protocol::OS, "owner"), (control::protocol::RAUC, "owner")];
 
 fn main() -> Result<()> {
     daemon::init_logging();
@@ -61,8 +62,13 @@ async fn run() -> Result<()> {
     tokio::spawn(owner::serve(updater.clone(), events));
     tokio::spawn(after_boot::settle(updater.clone()));
     daemon::ready();
-    bus::serve(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], |builder, uid| {
-        builder.serve_at("/io/macula/Update", updater::Server { updater: updater.clone(), uid })
+    bus::serve_each(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], move |builder, uid| {
+        let updater = updater.clone();
+        async move {
+            let server = updater::Server { updater: updater.clone(), uid };
+            let builder = builder.serve_at("/io/macula/Update", server);
+            rauc::serve(builder, &updater, uid != bus::uid::CONSOLE).await
+        }
     })
     .await
 }

@@ -1,4 +1,5 @@
-//! `control/1`: what the owner asks over the mesh. Mesh lets only the owner's key open such a stream.
+//! `control/1`: what the owner asks over the mesh. Mesh lets only the owner's key open such a stream, nor one of
+//! `control-rauc/1`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::configuration;
 use crate::links::from_json;
+use crate::rauc;
 use crate::updater::Updater;
 
 /// A stream that is not done by then is closed.
@@ -23,8 +25,14 @@ const LOG_LINES_MAX: u32 = 4_000;
 
 pub async fn serve(updater: Arc<Updater>, mut events: mpsc::Receiver<MeshEvent>) {
     while let Some(event) = events.recv().await {
-        if let MeshEvent::Stream(incoming) = event {
-            tokio::spawn(serve_stream(updater.clone(), incoming));
+        match event {
+            MeshEvent::Stream(incoming) if incoming.protocol == control::protocol::RAUC => {
+                tokio::spawn(rauc::serve_stream(updater.clone(), incoming));
+            }
+            MeshEvent::Stream(incoming) => {
+                tokio::spawn(serve_stream(updater.clone(), incoming));
+            }
+            _ => {}
         }
     }
 }

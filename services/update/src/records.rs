@@ -29,6 +29,9 @@ pub struct Installed {
     pub version: String,
     /// Text of the release's MCID.
     pub release: String,
+    /// Seconds since 1970 by this node's clock; 0: not known.
+    #[serde(default)]
+    pub at_unix: u64,
 }
 
 /// The bytes that a slot's seed needs: the release and the manifests of its root and its UKI.

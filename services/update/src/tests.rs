@@ -145,19 +145,19 @@ impl FakeMesh {
 }
 
 /// A node's devices and neighbours.
-struct World {
-    dir: tempfile::TempDir,
+pub(crate) struct World {
+    pub dir: tempfile::TempDir,
     shelf: Arc<Mutex<Shelf>>,
     reboots: mpsc::UnboundedReceiver<String>,
-    key: NodeKey,
+    pub key: NodeKey,
     mesh_state: &'static str,
 }
 
 /// One at a time: the sockets' place is an environment variable.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub(crate) static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 impl World {
-    fn new(mesh_state: &'static str) -> Self {
+    pub fn new(mesh_state: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // SAFETY: TURN lets one test run at a time, and nothing else in this process reads the environment meanwhile.
         unsafe { std::env::set_var("MACULA_RUN_DIR", dir.path()) };
@@ -182,16 +182,16 @@ impl World {
         self.dir.path().join("dev/update").join(role)
     }
 
-    fn esp(&self) -> Uefi<DeviceFile> {
+    pub fn esp(&self) -> Uefi<DeviceFile> {
         Uefi::open(DeviceFile::open(&self.device("esp")).unwrap()).unwrap()
     }
 
-    fn entries(&self) -> Vec<String> {
+    pub fn entries(&self) -> Vec<String> {
         self.esp().entries().unwrap().iter().map(Entry::to_string).collect()
     }
 
     /// The service as it starts after the boot loader chose `entry`.
-    fn boot(&self, entry: &str, evidence: Vec<Evidence>) -> Arc<Updater> {
+    pub fn boot(&self, entry: &str, evidence: Vec<Evidence>) -> Arc<Updater> {
         let entry: Entry = entry.parse().unwrap();
         let boot = BootInfo {
             rescue: None,
@@ -229,7 +229,7 @@ impl World {
     }
 
     /// Puts a release on the shelf.
-    fn publish(&self, change: impl FnOnce(&mut Release), keys: &[&NodeKey]) -> Mcid {
+    pub fn publish(&self, change: impl FnOnce(&mut Release), keys: &[&NodeKey]) -> Mcid {
         let ((root, verity_root, salt), size_hint) = (root(2), DATA_BLOCKS);
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let mut uki = crate::uki::tests::with_cmdline(&format!(
@@ -267,12 +267,12 @@ impl World {
         mcid
     }
 
-    async fn next_reboot(&mut self) -> String {
+    pub async fn next_reboot(&mut self) -> String {
         tokio::time::timeout(Duration::from_secs(60), self.reboots.recv()).await.unwrap().unwrap()
     }
 
     /// What systemd-boot does before it starts an entry on trial.
-    fn count_down(&self, from: &str, to: &str) {
+    pub fn count_down(&self, from: &str, to: &str) {
         let file = File::options().read(true).write(true).open(self.device("esp")).unwrap();
         let fs = fatfs::FileSystem::new(file, fatfs::FsOptions::new()).unwrap();
         let dir = fs.root_dir().open_dir("EFI/Linux").unwrap();
@@ -280,7 +280,7 @@ impl World {
     }
 
     /// The update is installed and the boot loader has started it.
-    async fn on_trial(&mut self) -> (Arc<Updater>, Mcid) {
+    pub async fn on_trial(&mut self) -> (Arc<Updater>, Mcid) {
         let updater = self.boot("macula-000001.efi", vec![]);
         settled(&updater).await;
         let mcid = self.publish(|_| {}, &[&self.key]);
@@ -306,7 +306,7 @@ where
     tokio::spawn(async move { bus::serve(listener, &[], move |b, _| add(b)).await });
 }
 
-async fn settled(updater: &Arc<Updater>) {
+pub(crate) async fn settled(updater: &Arc<Updater>) {
     for _ in 0..600 {
         if updater.standing() == Standing::Settled {
             return;

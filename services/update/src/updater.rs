@@ -10,7 +10,7 @@ use os_release::{Expected, ReleaseError, SignedRelease};
 use os_slots::{Entry, FailedRelease};
 use services_api::bus;
 use services_api::report::{FailedReport, InstallReport, OsReport, TrialReport};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
 use crate::assemble::Progress;
 use crate::configuration;
@@ -21,6 +21,8 @@ use crate::records::{Intent, Records};
 
 /// How often an install asks who delivered what.
 const ASK_FROM_EVERY: Duration = Duration::from_secs(1);
+/// Between the end of an install and the reboot, so that whoever watches hears of it.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What this boot is busy with; an install may begin only when settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,12 +39,31 @@ pub enum Standing {
     Rebooting,
 }
 
+/// How the last install that was ordered in this boot ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Finished {
+    /// Installs that have ended in this boot.
+    pub count: u64,
+    pub error: Option<String>,
+}
+
+/// What the owner may decide about a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// As a rollback, without the reboot.
+    GiveUpRunning,
+    MarkBad(Entry),
+    /// Takes back a mark that was set in this boot.
+    Restore(Entry),
+}
+
 pub struct Updater {
     pub node: Node,
     pub records: Records,
     pub links: Links,
     standing: Mutex<Standing>,
     installing: Mutex<Option<InstallReport>>,
+    finished: watch::Sender<Finished>,
     gate: Mutex<String>,
     node_id: OnceCell<String>,
     /// One at a time on the ESP.
@@ -67,6 +88,7 @@ impl Updater {
             links,
             standing: Mutex::new(Standing::Starting),
             installing: Mutex::default(),
+            finished: watch::Sender::default(),
             gate: Mutex::default(),
             node_id: OnceCell::new(),
             esp: Mutex::default(),
@@ -80,6 +102,22 @@ impl Updater {
 
     pub fn standing(&self) -> Standing {
         lock(&self.standing).clone()
+    }
+
+    pub fn installing(&self) -> Option<InstallReport> {
+        lock(&self.installing).clone()
+    }
+
+    /// Changes each time an install ends.
+    pub fn finished(&self) -> watch::Receiver<Finished> {
+        self.finished.subscribe()
+    }
+
+    fn finish(&self, error: Option<&anyhow::Error>) {
+        self.finished.send_modify(|f| {
+            f.count += 1;
+            f.error = error.map(|e| format!("{e:#}"));
+        });
     }
 
     pub fn set_gate(&self, text: impl Into<String>) {
@@ -153,6 +191,7 @@ impl Updater {
                 *lock(&self.installing) = None;
                 self.set_standing(Standing::Settled);
                 self.records.event("refused", format!("{mcid}: {e:#}"));
+                self.finish(Some(&e));
                 // What is wrong with a release stays wrong. One that cannot be had now may be had later.
                 if e.is::<ReleaseError>() {
                     self.records.clear_intent()?;
@@ -262,6 +301,8 @@ impl Updater {
                 let sum = lock(&self.installing).as_ref().map(summary).unwrap_or_default();
                 self.records
                     .event("installed", format!("{version} in slot {} as {entry}: {sum}", entry.slot()));
+                self.finish(None);
+                tokio::time::sleep(FAREWELL).await;
                 if let Err(e) = reboot(&self.links, &format!("trial of {version}")).await {
                     tracing::error!("{e:#}");
                 }
@@ -277,6 +318,7 @@ impl Updater {
         }
         *lock(&self.installing) = None;
         self.set_standing(Standing::Settled);
+        self.finish(Some(error));
     }
 
     fn show(&self, phase: &str) {
@@ -285,32 +327,62 @@ impl Updater {
         }
     }
 
-    /// Leaves the running release for the other slot's committed one. What is left is remembered as failed, so that a
-    /// channel does not bring it back by itself.
+    /// Leaves the running release for the other slot's committed one.
     pub async fn rollback(self: &Arc<Self>) -> Result<()> {
-        let boot = &self.node.boot;
         if matches!(self.standing(), Standing::Installing | Standing::Rebooting) {
             bail!("an install is running or about to reboot");
         }
+        self.give_up_running().await?;
+        self.set_standing(Standing::Rebooting);
+        reboot(&self.links, "rollback by order").await
+    }
+
+    /// Makes the other slot's committed release the one that boots next. What is left is remembered as failed, so that a
+    /// channel does not bring it back by itself.
+    async fn give_up_running(self: &Arc<Self>) -> Result<()> {
+        let boot = &self.node.boot;
         let entries = self.entries().await?;
         let other = entries.iter().find(|e| e.slot() != boot.slot && e.is_committed());
         let other = *other.context("the other slot holds no committed release to go back to")?;
         let running = entries.iter().copied().find(|e| e.seq == boot.seq);
         let running = running.context("the running entry is not on the ESP")?;
-        if let Some(installed) = self.records.installed(boot.slot, boot.seq) {
+        self.condemn(running, "rolled back by the owner").await?;
+        self.records.event("rolled-back", format!("{} by order, to {other}", boot.version));
+        Ok(())
+    }
+
+    /// Remembers what an entry holds as failed, then marks the entry bad.
+    async fn condemn(self: &Arc<Self>, entry: Entry, reason: &str) -> Result<()> {
+        if let Some(installed) = self.records.installed(entry.slot(), entry.seq) {
             self.records.record_failure(FailedRelease {
                 mcid: installed.release,
-                version: boot.version.clone(),
-                seq: boot.seq,
-                reason: "rolled back by the owner".into(),
+                version: installed.version,
+                seq: entry.seq,
+                reason: reason.into(),
                 log_tail: Vec::new(),
                 at_unix: now_unix(),
             })?;
         }
-        self.esp(move |esp| esp.mark_bad(running)).await?;
-        self.records.event("rolled-back", format!("{} by order, to {other}", boot.version));
-        self.set_standing(Standing::Rebooting);
-        reboot(&self.links, "rollback by order").await
+        self.esp(move |esp| esp.mark_bad(entry)).await.map(drop)
+    }
+
+    /// What the owner decided about a slot, without a reboot. Not while anything else is going on.
+    pub async fn mark(self: &Arc<Self>, change: Change) -> Result<()> {
+        self.take_turn()?;
+        let done = match change {
+            Change::GiveUpRunning => self.give_up_running().await,
+            Change::MarkBad(entry) => self.condemn(entry, "marked bad by the owner").await,
+            Change::Restore(entry) => self.esp(move |esp| esp.commit(entry)).await.map(drop),
+        };
+        self.set_standing(Standing::Settled);
+        done
+    }
+
+    /// A release by its name, to be looked at: nothing is verified.
+    pub async fn look_at(&self, mcid: &Mcid) -> Result<SignedRelease> {
+        let content = self.links.content().await?;
+        let bytes = content.get(&mcid.to_bytes()).await.context("the release cannot be fetched")?;
+        Ok(SignedRelease::decode(&bytes)?)
     }
 }
 

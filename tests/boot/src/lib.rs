@@ -1,11 +1,15 @@
 //! What the boot tests share: a lab with the releases that `cargo xtask test boot` built.
 
+mod rauc;
+
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use qemu_lab::{Lab, Node, NodeOptions, Releases};
 use serde_json::Value;
+
+pub use rauc::Rauc;
 
 /// Bounds an update on a slow, busy host; it measures nothing.
 pub const UPDATE: Duration = Duration::from_secs(600);

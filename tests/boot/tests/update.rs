@@ -1,5 +1,6 @@
-//! A node fetches a release from the only other node that has it, tries it, and commits it; then a flipped byte in the
-//! committed root sends it to the other slot.
+//! Debian's `rauc` orders a node to install a release; it fetches it from the only other node that has it, tries it, and
+//! commits it; `rauc` shows that and marks slots; then a flipped byte in the committed root sends it to the other slot.
+//! (Nodes that follow a channel: `refusals` and `rollback`.)
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -8,19 +9,26 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use image_layout::ROOT_B;
-use qemu_lab::Node;
-use tests_boot::{Bench, CHANNEL, UPDATE, events, say, with_console};
+use qemu_lab::{Node, wait_until};
+use tests_boot::{Bench, CHANNEL, Rauc, UPDATE, events, say, with_console};
 
 #[test]
 fn a_release_is_fetched_from_a_neighbour_tried_and_committed() -> Result<()> {
     let bench = Bench::new()?;
-    let (a, b) = (bench.node("holder")?, bench.follower("follower")?);
+    let (a, b) = (bench.node("holder")?, bench.node("follower")?);
     let second = &bench.releases.second;
     let peers = with_console(&b, b.wait_peers(1))?;
     let holder = a.status()?["node"].clone();
     ensure!(peers[0]["node"] == holder, "{peers:?}");
-    second.publish(&bench.lab.owner, bench.lab.dir(), &a.address, CHANNEL)?;
+    let release = second.publish(&bench.lab.owner, bench.lab.dir(), &a.address, CHANNEL)?;
     say("published on the holder");
+    let rauc = Rauc::start(&bench, &b)?;
+    let installed = wait_until("rauc to install the release", UPDATE, || {
+        rauc.run(&["install", &format!("mcid:{release}")]).map(Some)
+    });
+    let said = with_console(&b, installed)?;
+    ensure!(said.contains("100% Installing done.") && said.contains("succeeded"), "{said}");
+    say("installed by rauc");
 
     let committed = |s: &serde_json::Value| s["version"] == second.version.as_str() && s["trial"].is_null();
     let status = with_console(&b, b.wait_status("to run and commit the release", UPDATE, committed))?;
@@ -37,7 +45,24 @@ fn a_release_is_fetched_from_a_neighbour_tried_and_committed() -> Result<()> {
         "the holder was only told to hold"
     );
     say("committed in slot B");
+    with_console(&b, rauc_marks(&rauc, &b))?;
     with_console(&b, flipped_byte(&b, &second.artifacts.join("root.img")))
+}
+
+/// To the other slot and back, without a reboot.
+fn rauc_marks(rauc: &Rauc, node: &Node) -> Result<()> {
+    let status = rauc.status()?;
+    ensure!(status["booted"] == "B" && status["boot_primary"] == "rootfs.1", "{status}");
+    let entries = || Ok::<_, anyhow::Error>(node.status()?["entries"].clone());
+    let before = entries()?;
+    rauc.run(&["status", "mark-active", "other"])?;
+    ensure!(entries()?[0] == "macula-000001.efi", "{}", entries()?);
+    let status = rauc.status()?;
+    ensure!(status["boot_primary"] == "rootfs.0", "{status}");
+    rauc.run(&["status", "mark-good", "booted"])?;
+    ensure!(entries()? == before, "{}", entries()?);
+    say("rauc marked the running slot bad, and good again");
+    Ok(())
 }
 
 /// One byte of `/usr/bin/mesh` on the disk of the node that is switched off.

@@ -7,6 +7,7 @@ mod dht;
 mod identity;
 mod network;
 mod publish;
+mod rauc;
 mod release;
 mod status;
 mod units;
@@ -26,6 +27,7 @@ use crate::target::Target;
 use crate::{connect, key_file};
 
 /// What every verb has: where the node is, and where its words go.
+#[derive(Clone)]
 pub struct Session {
     global: Global,
     pub out: Output,
@@ -57,6 +59,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Dht(verb) => dht::dht(s, verb).await,
         Verb::Config(verb) => config::config(s, verb).await,
         Verb::Reset { yes } => config::reset(s, yes).await,
+        Verb::RaucBus { listen } => rauc::bus(s, &listen).await,
         Verb::Console => console::console(s).await,
     }
 }
