@@ -112,7 +112,7 @@ pub fn holder<'lab>(lab: &'lab Lab, releases: &Releases) -> Result<Node<'lab>> {
 }
 
 pub fn publish(lab: &Lab, releases: &Releases, holder: &Node) -> Result<()> {
-    releases.second.publish(&lab.owner, lab.dir(), &holder.address, CHANNEL)
+    releases.second.publish(&lab.owner, lab.dir(), &holder.address, CHANNEL).map(drop)
 }
 
 /// Named after what went in: another build is another recording.
