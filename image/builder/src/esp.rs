@@ -20,6 +20,10 @@ const LABEL: [u8; 11] = *b"MACULA ESP ";
 /// the firmware's shell. No `default`: it would make systemd-boot ignore exhausted tries.
 const LOADER_CONF: &str = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nreboot-on-error yes\n";
 
+/// Keys beside it: in a machine whose firmware has none, systemd-boot offers them in its menu (any key at its start shows
+/// it) and, where nothing can be bricked by them, in a virtual machine, enrols them by itself.
+const ENROL_CONF: &str = "secure-boot-enroll if-safe\nsecure-boot-enroll-timeout-sec 5\n";
+
 /// What the ESP of a new image holds.
 pub struct Content<'a> {
     /// systemd-boot.
@@ -27,16 +31,21 @@ pub struct Content<'a> {
     /// Name of the only entry, such as `macula-000001.efi`.
     pub entry: &'a str,
     pub uki: &'a [u8],
+    /// Keys for the firmware, by path; may be empty.
+    pub enrolment: &'a [(String, Vec<u8>)],
 }
 
 /// Formats the ESP's range of `disk`, which must hold zeros, and fills it.
 pub fn write(disk: &File, path: &Path, content: &Content) -> Result<()> {
     let entry = format!("{ENTRIES_DIR}/{}", content.entry);
-    let files = [
+    let enrol = if content.enrolment.is_empty() { "" } else { ENROL_CONF };
+    let conf = format!("{LOADER_CONF}{enrol}");
+    let mut files = vec![
         (BOOT_LOADER_PATH, content.boot_loader),
-        (LOADER_CONF_PATH, LOADER_CONF.as_bytes()),
+        (LOADER_CONF_PATH, conf.as_bytes()),
         (entry.as_str(), content.uki),
     ];
+    files.extend(content.enrolment.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())));
     let volume = Volume { bytes: ESP.bytes, start: ESP.start, id: VOLUME_ID, label: LABEL };
     fat::write(&mut slice(disk), &volume, &files).at("write the ESP of", path)
 }

@@ -88,7 +88,7 @@ fn image_test_arguments(options: &Options) -> Vec<&str> {
 }
 
 fn boot(tree: &Tree, options: &Options) -> Result<()> {
-    let releases = images::releases(tree)?;
+    let releases = images::test_releases(tree)?;
     let file = tree.out().join("releases.json");
     releases.save(&file)?;
     let arguments = vec!["test", "--release", "--locked", "-p", "tests-boot"];

@@ -46,7 +46,17 @@ impl Lab {
 
     /// A machine with a copy of the image on its disk, provisioned with `config` (the text of `macula.toml`), started.
     pub fn start(&self, name: &str, image: &Path, config: &str, options: NodeOptions) -> Result<Node<'_>> {
-        Node::start(self, name, self.disk(name, image, config)?, options)
+        self.start_disk(name, self.disk(name, image, config)?, options)
+    }
+
+    /// A machine with a disk of [`Lab::disk`], started.
+    pub fn start_disk(&self, name: &str, disk: PathBuf, options: NodeOptions) -> Result<Node<'_>> {
+        Node::start(self, name, disk, options)
+    }
+
+    /// Puts a file on the ESP of a disk that no machine is running from.
+    pub fn write_to_esp(&self, disk: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+        Ok(image_builder::esp_write_file(disk, name, bytes)?)
     }
 
     /// A copy of the image as a machine's disk, provisioned with `config`.
