@@ -100,6 +100,9 @@ fn compress_with(threads: u32, from: &Path, to: &Path, step: &mut Step) -> Resul
     let mut encoder = zstd::Encoder::new(target, ZSTD_LEVEL).at("compress to", to)?;
     encoder.multithread(threads).at("compress to", to)?;
     encoder.include_checksum(true).at("compress to", to)?;
+    // Finds the kernel again that slot and rescue have in common. Window: the largest that `zstd -d` takes unasked.
+    encoder.long_distance_matching(true).at("compress to", to)?;
+    encoder.window_log(27).at("compress to", to)?;
     encoder.set_pledged_src_size(Some(length)).at("compress to", to)?;
     let zeros = vec![0; BUFFER];
     let mut buffer = vec![0; BUFFER];

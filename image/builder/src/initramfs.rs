@@ -1,4 +1,4 @@
-//! The initramfs: our init, e2fsck and the modules it takes to open the root.
+//! The initramfs: our init, e2fsck, the modules it takes to open the root, and what a factory reset writes.
 //!
 //! Two compressed archives, one behind the other, as the kernel allows: the large one seldom changes and is kept in
 //! the cache, the one with `init` is made at every build.
@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use image_layout::PRISTINE_STATE;
 use sha2::{Digest, Sha256};
 
 use crate::cpio::Archive;
@@ -18,13 +19,25 @@ const ZSTD_LEVEL: i32 = 19;
 /// Folders that PID 1 mounts something on before it has a root.
 const MOUNT_POINTS: [&str; 4] = ["dev", "proc", "sys", "run"];
 
+/// Level for what changes at every build and is large: half the size costs twenty times the time.
+const ZSTD_LEVEL_QUICK: i32 = 9;
+/// Folders that the rescue system needs besides: its root is the initramfs.
+const RESCUE_MOUNT_POINTS: [&str; 2] = ["tmp", "state"];
+
 /// The compressed archives.
-pub fn make(init: &[u8], e2fsck: &[u8], modules: &Selection, cache: &Path) -> Result<Vec<u8>> {
+pub fn make(
+    init: &[u8],
+    e2fsck: &[u8],
+    pristine_state: &[u8],
+    modules: &Selection,
+    cache: &Path,
+) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for point in MOUNT_POINTS {
         archive.folder(point);
     }
     archive.file("sbin/e2fsck", 0o755, e2fsck);
+    archive.file(PRISTINE_STATE, 0o644, pristine_state);
     archive.file("etc/macula/modules.toml", 0o644, modules.toml.as_bytes());
     for (name, content) in &modules.files {
         archive.file(&format!("lib/modules/{name}"), 0o644, content);
@@ -36,8 +49,23 @@ pub fn make(init: &[u8], e2fsck: &[u8], modules: &Selection, cache: &Path) -> Re
     Ok(bytes)
 }
 
+/// The compressed archive that makes an initramfs the rescue system, to be put behind the others. Path (relative), whether
+/// it is a program, content.
+pub fn rescue(files: &[(String, bool, Vec<u8>)]) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    RESCUE_MOUNT_POINTS.iter().for_each(|point| archive.folder(point));
+    for (path, executable, content) in files {
+        archive.file(path, if *executable { 0o755 } else { 0o644 }, content);
+    }
+    compress_at(ZSTD_LEVEL_QUICK, &archive.finish())
+}
+
 fn compress(archive: &[u8]) -> Result<Vec<u8>> {
-    zstd::bulk::compress(archive, ZSTD_LEVEL).at("compress", Path::new("the initramfs"))
+    compress_at(ZSTD_LEVEL, archive)
+}
+
+fn compress_at(level: i32, archive: &[u8]) -> Result<Vec<u8>> {
+    zstd::bulk::compress(archive, level).at("compress", Path::new("the initramfs"))
 }
 
 /// As [`compress`], but kept in `folder` under a hash of what decides about the result.

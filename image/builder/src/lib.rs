@@ -29,7 +29,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hardware_schema::Board;
-use image_layout::{ESP_BYTES, FIRST_SEQ, STATE_BYTES, check_fits, entry_name};
+use image_layout::pristine::Pristine;
+use image_layout::{ESP_BYTES, FIRST_SEQ, RESCUE_BYTES_MAX, STATE_BYTES, check_fits, entry_name};
 use serde::{Deserialize, Serialize};
 
 pub use error::{BuildError, Result};
@@ -66,6 +67,7 @@ const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 const E2FSCK: &str = "usr/sbin/e2fsck.static";
 const NAME: &str = "Macula OS";
+const RESCUE_NAME: &str = "Macula OS rescue";
 /// Content lies in the image in the order of the paths. Modules seldom change, so they come before `usr/bin`: a
 /// program that grows does not move them, and a node that updates finds their chunks in the slot that it has.
 const MODULES: &str = "lib/modules";
@@ -222,10 +224,17 @@ impl Build<'_> {
         let root = self.root(&mut modules)?;
         let boot = parts.root(&spec.board.boot_part)?;
         let e2fsck = parts.root(&spec.board.fsck_part)?.join(E2FSCK);
-        let uki = self.uki(&mut modules, &kernel, &root, &boot.join(STUB), &e2fsck)?;
+        let initrd = self.initramfs(&mut modules, &e2fsck)?;
+        let stub = boot.join(STUB);
+        let uki = self.uki(&kernel, &root, &initrd, &stub)?;
         let artifacts = self.artifacts(&root, uki.len() as u64)?;
-        let disk =
-            if spec.disk_image { Some(self.disk(&root, &uki, &boot.join(BOOT_LOADER))?) } else { None };
+        let disk = match spec.disk_image {
+            true => {
+                let rescue = self.rescue(&mut modules, &kernel, initrd, &stub)?;
+                Some(self.disk(&root, &uki, &rescue, &boot.join(BOOT_LOADER))?)
+            }
+            false => None,
+        };
         Ok(BuiltImage {
             board: spec.board.board.clone(),
             version: spec.version.clone(),
@@ -244,12 +253,18 @@ impl Build<'_> {
         })
     }
 
+    /// The programs of the root: path and file.
+    fn programs(&self) -> impl Iterator<Item = (String, &PathBuf)> {
+        let programs = self.spec.programs.iter().filter(|(name, _)| *name != INIT);
+        programs.map(|(name, path)| (format!("usr/bin/{name}"), path))
+    }
+
     fn root(&self, modules: &mut ModuleTree) -> Result<Root> {
         let step = self.progress.step("root file system");
         let mut tree = Tree::default();
-        tree.bytes("usr/lib/os-release", false, self.os_release(true))?;
-        for (name, path) in self.spec.programs.iter().filter(|(name, _)| *name != INIT) {
-            tree.copy(&format!("usr/bin/{name}"), true, path)?;
+        tree.bytes("usr/lib/os-release", false, self.root_os_release())?;
+        for (name, path) in self.programs() {
+            tree.copy(&name, true, path)?;
         }
         let selected = modules.select(&self.spec.board.root, Form::Shipped)?;
         tree.link("usr/lib/modules", "../../lib/modules")?;
@@ -265,36 +280,50 @@ impl Build<'_> {
         Ok(root)
     }
 
-    fn uki(
-        &self,
-        modules: &mut ModuleTree,
-        kernel: &Kernel,
-        root: &Root,
-        stub: &Path,
-        e2fsck: &Path,
-    ) -> Result<Vec<u8>> {
-        let step = self.progress.step("kernel and initramfs");
+    fn initramfs(&self, modules: &mut ModuleTree, e2fsck: &Path) -> Result<Vec<u8>> {
         let selected = modules.select(&self.spec.board.initramfs, Form::Unpacked)?;
         let init = self.spec.programs.get(INIT).map_or(Path::new(INIT), PathBuf::as_path);
-        let initrd = initramfs::make(&read(init)?, &read(e2fsck)?, &selected, &self.spec.cache_dir)?;
-        let cmdline = format!(
-            "{} macula.verity={},{},{} macula.version={} macula.board={}",
-            self.spec.board.cmdline,
-            root.verity_root,
-            root.verity_salt,
-            root.data_blocks,
-            self.spec.version,
-            self.spec.board.board,
-        );
+        let pristine = Pristine::of_image(&read(&self.state()?)?).encode();
+        initramfs::make(&read(init)?, &read(e2fsck)?, &pristine, &selected, &self.spec.cache_dir)
+    }
+
+    /// A UKI whose command line says `what` makes it a slot's or the rescue system's.
+    fn make_uki(
+        &self,
+        kernel: &Kernel,
+        stub: &Path,
+        initrd: &[u8],
+        what: &str,
+        title: &str,
+    ) -> Result<Vec<u8>> {
+        let (version, board) = (&self.spec.version, &self.spec.board);
+        let cmdline =
+            format!("{} {what} macula.version={version} macula.board={}", board.cmdline, board.board);
+        let reset = format!("{cmdline} macula.reset=ask");
+        let profiles = [
+            uki::Profile { id: "normal", title: None, cmdline: None },
+            uki::Profile {
+                id: "reset",
+                title: Some("factory reset: erase key, owner and content"),
+                cmdline: Some(&reset),
+            },
+        ];
         let content = uki::Uki {
-            os_release: &self.os_release(false),
+            os_release: &self.os_release(title),
             cmdline: &cmdline,
+            profiles: &profiles,
             uname: &kernel.release,
-            initrd: &initrd,
+            initrd,
             linux: &read(&kernel.image)?,
         };
-        let bytes = self.signed(uki::build(&read(stub)?, &content)?)?;
-        // The ESP holds both slots' UKIs and, during an update, a third one.
+        self.signed(uki::build(&read(stub)?, &content)?)
+    }
+
+    fn uki(&self, kernel: &Kernel, root: &Root, initrd: &[u8], stub: &Path) -> Result<Vec<u8>> {
+        let step = self.progress.step("kernel and initramfs");
+        let verity = format!("macula.verity={},{},{}", root.verity_root, root.verity_salt, root.data_blocks);
+        let bytes = self.make_uki(kernel, stub, initrd, &verity, NAME)?;
+        // The ESP holds both slots' UKIs, during an update a third one, and the rescue system's.
         check_fits("the UKI", bytes.len() as u64, ESP_BYTES / 4)?;
         let path = self.work.join("uki.efi");
         std::fs::write(&path, &bytes).at("write", &path)?;
@@ -314,11 +343,46 @@ impl Build<'_> {
         }
     }
 
-    /// `full`: the one in the root, which may say `ID=`; the UKI's must not.
-    fn os_release(&self, full: bool) -> String {
-        let (version, board) = (&self.spec.version, &self.spec.board.board);
-        let common = format!("NAME=\"{NAME}\"\nPRETTY_NAME=\"{NAME} {version}\"\nVERSION_ID={version}\n");
-        if full { format!("{common}ID=macula\nMACULA_BOARD={board}\n") } else { common }
+    /// The system of the root in the initramfs, for when no slot can be booted.
+    fn rescue(
+        &self,
+        modules: &mut ModuleTree,
+        kernel: &Kernel,
+        mut initrd: Vec<u8>,
+        stub: &Path,
+    ) -> Result<Vec<u8>> {
+        let step = self.progress.step("rescue system");
+        let mut files = vec![("usr/lib/os-release".to_owned(), false, self.root_os_release().into_bytes())];
+        for (name, path) in self.programs() {
+            files.push((name, true, read(path)?));
+        }
+        let selected = modules.select(&self.spec.board.root, Form::Shipped)?;
+        files.push((format!("usr/{MODULES}/modules.toml"), false, selected.toml.into_bytes()));
+        files.extend(
+            selected.files.into_iter().map(|(name, bytes)| (format!("usr/{MODULES}/{name}"), false, bytes)),
+        );
+        files.extend(
+            self.spec
+                .overlay
+                .iter()
+                .map(|(path, bytes)| (path.clone(), path.starts_with("usr/bin/"), bytes.clone())),
+        );
+        initrd.extend(initramfs::rescue(&files)?);
+        let bytes = self.make_uki(kernel, stub, &initrd, "macula.rescue", RESCUE_NAME)?;
+        check_fits("the rescue UKI", bytes.len() as u64, RESCUE_BYTES_MAX)?;
+        step.done(&progress::mib(bytes.len() as u64));
+        Ok(bytes)
+    }
+
+    /// For a UKI; `title` is what the boot menu shows. Must not say `ID=`.
+    fn os_release(&self, title: &str) -> String {
+        let version = &self.spec.version;
+        format!("NAME=\"{NAME}\"\nPRETTY_NAME=\"{title} {version}\"\nVERSION_ID={version}\n")
+    }
+
+    /// For `/usr/lib/os-release`.
+    fn root_os_release(&self) -> String {
+        format!("{}ID=macula\nMACULA_BOARD={}\n", self.os_release(NAME), self.spec.board.board)
     }
 
     fn artifacts(&self, root: &Root, uki_size: u64) -> Result<&'static str> {
@@ -336,18 +400,27 @@ impl Build<'_> {
         Ok(name)
     }
 
+    /// The state file system that the image ships and a factory reset makes again.
+    fn state(&self) -> Result<PathBuf> {
+        let file = self.work.join("state.img");
+        if !file.exists() {
+            state::make(&file, STATE_BYTES)?;
+        }
+        Ok(file)
+    }
+
     /// Makes raw and compressed disk image; returns their names.
-    fn disk(&self, root: &Root, uki: &[u8], boot_loader: &Path) -> Result<(String, String)> {
+    fn disk(&self, root: &Root, uki: &[u8], rescue: &[u8], boot_loader: &Path) -> Result<(String, String)> {
         let step = self.progress.step("disk image");
         let raw = format!("macula-os-{}-{}.img", self.spec.board.board, self.spec.version);
-        let state = self.work.join("state.img");
-        state::make(&state, STATE_BYTES)?;
+        let state = self.state()?;
         let content = disk::Content {
             seed: &format!("{} {} {}", self.spec.board.board, self.spec.version, root.verity_root),
             esp: esp::Content {
                 boot_loader: &self.signed(read(boot_loader)?)?,
                 entry: &entry_name(FIRST_SEQ)?,
                 uki,
+                rescue,
                 enrolment: self.spec.secure_boot.as_ref().map_or(&[], |keys| keys.enrolment()),
             },
             root: &self.work.join("root.img"),

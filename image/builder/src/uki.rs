@@ -1,8 +1,9 @@
 //! Unified kernel images: systemd's EFI stub with our sections appended.
 //!
 //! Writes PE32+ as `ukify` does (UAPI specification 5): sections follow each other in memory at multiples of the
-//! section alignment, in the file at multiples of the file alignment; `.linux` is last and has room for the whole
-//! kernel image. Nothing is signed here: `secure_boot` appends its signature to what comes out.
+//! section alignment, in the file at multiples of the file alignment; `.linux` is the last of the sections that all profiles
+//! share and has room for the whole kernel image. Nothing is signed here: `secure_boot` appends
+//! its signature to what comes out.
 
 use crate::error::{BuildError, Result};
 
@@ -22,6 +23,26 @@ pub struct Uki<'a> {
     pub uname: &'a str,
     pub initrd: &'a [u8],
     pub linux: &'a [u8],
+    /// Entries that the boot menu shows, in its order. None: one entry. The first one is what boots by itself.
+    pub profiles: &'a [Profile<'a>],
+}
+
+/// One entry of the boot menu (UAPI specification 5, "Multi-Profile UKIs"). In systemd-boot 262 the first is called as its
+/// file, the others `<file>@<id>`; they follow their file's first entry, whatever the file's place.
+pub struct Profile<'a> {
+    /// One word.
+    pub id: &'a str,
+    /// Shown behind the name of the OS.
+    pub title: Option<&'a str>,
+    /// Instead of the UKI's.
+    pub cmdline: Option<&'a str>,
+}
+
+impl Profile<'_> {
+    fn text(&self) -> String {
+        let title = self.title.map_or(String::new(), |title| format!("TITLE={title}\n"));
+        format!("ID={}\n{title}", self.id)
+    }
 }
 
 /// Builds the UKI's bytes from `stub` (`linuxx64.efi.stub`).
@@ -37,6 +58,12 @@ pub fn build(stub: &[u8], uki: &Uki) -> Result<Vec<u8>> {
     pe.append(".uname", uki.uname.as_bytes(), 0, INITIALIZED_DATA | READ)?;
     pe.append(".initrd", uki.initrd, 0, INITIALIZED_DATA | READ)?;
     pe.append(".linux", uki.linux, kernel_memory, CODE | EXECUTE | READ)?;
+    for profile in uki.profiles {
+        pe.append_again(".profile", profile.text().as_bytes(), 0, INITIALIZED_DATA | READ)?;
+        if let Some(cmdline) = profile.cmdline {
+            pe.append_again(".cmdline", cmdline.as_bytes(), 0, INITIALIZED_DATA | READ)?;
+        }
+    }
     Ok(pe.bytes)
 }
 
@@ -99,14 +126,20 @@ impl Pe {
         self.bytes.truncate(end.unwrap_or(0) as usize);
     }
 
-    /// Appends a section; in memory it takes `memory` bytes, at least the length of `data`.
+    /// Appends a section that the stub must not have yet.
     fn append(&mut self, name: &str, data: &[u8], memory: u32, flags: u32) -> Result<()> {
-        if self.field(SECURITY_DIRECTORY) != 0 {
-            return Err(error("the stub is signed and cannot be changed"));
-        }
         let names: Vec<_> = (0..self.count()).map(|index| self.name(index)).collect();
         if names.iter().any(|other| other == name.as_bytes()) {
             return Err(error(&format!("the stub already has a section {name}")));
+        }
+        self.append_again(name, data, memory, flags)
+    }
+
+    /// Appends a section, also one whose name is there already; in memory it takes `memory` bytes, at least the length of
+    /// `data`.
+    fn append_again(&mut self, name: &str, data: &[u8], memory: u32, flags: u32) -> Result<()> {
+        if self.field(SECURITY_DIRECTORY) != 0 {
+            return Err(error("the stub is signed and cannot be changed"));
         }
         let (section_align, file_align) = (self.field(SECTION_ALIGN), self.field(FILE_ALIGN));
         let last = self.count() - 1;
@@ -213,7 +246,7 @@ mod tests {
     }
 
     fn content<'a>(os_release: &'a str, linux: &'a [u8]) -> Uki<'a> {
-        Uki { os_release, cmdline: "c", uname: "u", initrd: b"i", linux }
+        Uki { os_release, cmdline: "c", uname: "u", initrd: b"i", linux, profiles: &[] }
     }
 
     const OPTIONAL: usize = 0x58;

@@ -17,7 +17,7 @@ use image_builder::{
     verity,
 };
 use image_layout::{ESP, IMAGE_BYTES, PARTITIONS, ROOT_A, STATE};
-use init_plan::cmdline::CommandLine;
+use init_plan::cmdline::{CommandLine, Root};
 use init_plan::modules::Catalogue;
 use object::{Object, ObjectSection};
 
@@ -57,15 +57,13 @@ fn the_root_is_whole_and_the_command_line_opens_it() {
     let image = &built().image;
     let cmdline = CommandLine::parse(&String::from_utf8(section(image, ".cmdline").0).unwrap()).unwrap();
     assert_eq!((cmdline.version.as_str(), cmdline.board.as_str()), (VERSION, "x86-generic"));
-    assert_eq!(cmdline.verity.root_hash, image.verity_root);
+    let Root::Slot(verity) = cmdline.root else { panic!("a slot's UKI opens its root") };
+    assert_eq!(verity.root_hash, image.verity_root);
     let verify = |file: &Path| {
         let mut command = tool("veritysetup");
-        command
-            .args(VERITY)
-            .arg("verify")
-            .arg(format!("--hash-offset={}", cmdline.verity.data_blocks * 4096));
-        command.arg(format!("--data-blocks={}", cmdline.verity.data_blocks));
-        command.arg(format!("--salt={}", cmdline.verity.salt)).arg(file).arg(file).arg(&image.verity_root);
+        command.args(VERITY).arg("verify").arg(format!("--hash-offset={}", verity.data_blocks * 4096));
+        command.arg(format!("--data-blocks={}", verity.data_blocks));
+        command.arg(format!("--salt={}", verity.salt)).arg(file).arg(file).arg(&image.verity_root);
         command.output().unwrap().status.success()
     };
     assert!(verify(&image.root.path));
@@ -152,6 +150,28 @@ fn the_initramfs_has_what_opens_the_root() {
 }
 
 #[test]
+fn the_rescue_uki_has_all_programs_and_opens_no_slot() {
+    let image = &built().image;
+    let disk = &image.disk.as_ref().unwrap().raw.path;
+    let uki = esp::read_file(disk, &format!("EFI/Linux/{}", image_layout::RESCUE_ENTRY)).unwrap();
+    assert!((uki.len() as u64) < image_layout::RESCUE_BYTES_MAX);
+    let cmdline = CommandLine::parse(&String::from_utf8(section_of(&uki, ".cmdline").0).unwrap()).unwrap();
+    assert_eq!((cmdline.root, cmdline.version.as_str()), (Root::Rescue, VERSION));
+    let archive = zstd::decode_all(section_of(&uki, ".initrd").0.as_slice()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    unpack_cpio(&archive, dir.path());
+    for name in PROGRAMS {
+        let path = if name == "init" { "init".into() } else { format!("usr/bin/{name}") };
+        assert_eq!(std::fs::read_to_string(dir.path().join(path)).unwrap(), format!("program {name}"));
+    }
+    for path in ["etc/from-overlay", "sbin/e2fsck", "dev", "proc", "sys", "run", "tmp", "state", "etc"] {
+        assert!(dir.path().join(path).exists(), "{path}");
+    }
+    let modules = dir.path().join("usr/lib/modules");
+    check_modules(&modules, &modules.join("modules.toml"));
+}
+
+#[test]
 fn the_uki_is_a_pe_file_as_the_stub_wants_it() {
     let image = &built().image;
     let names = [".osrel", ".cmdline", ".uname", ".initrd", ".linux"];
@@ -211,7 +231,9 @@ fn every_partition_is_sound() {
     File::open(cut(ROOT_A)).unwrap().read_exact(&mut root).unwrap();
     assert!(root == std::fs::read(&image.root.path).unwrap());
 
-    assert_eq!(esp::list(&disk.path, "EFI/Linux").unwrap(), ["macula-000001.efi"]);
+    let entries = esp::list(&disk.path, "EFI/Linux").unwrap();
+    assert_eq!(entries, [image_layout::RESCUE_ENTRY, "macula-000001.efi"]);
+    assert_eq!(image_layout::RESCUE_ENTRY, os_slots::RESCUE_ENTRY);
     assert!(
         esp::read_file(&disk.path, "EFI/Linux/macula-000001.efi").unwrap()
             == std::fs::read(&image.uki.path).unwrap()
@@ -385,8 +407,11 @@ fn spec(inputs: &Path, out: &Path) -> ImageSpec {
 
 /// Content of a section of the UKI, and its size in memory.
 fn section(image: &BuiltImage, name: &str) -> (Vec<u8>, u64) {
-    let bytes = std::fs::read(&image.uki.path).unwrap();
-    let file = object::File::parse(bytes.as_slice()).unwrap();
+    section_of(&std::fs::read(&image.uki.path).unwrap(), name)
+}
+
+fn section_of(uki: &[u8], name: &str) -> (Vec<u8>, u64) {
+    let file = object::File::parse(uki).unwrap();
     let section = file.section_by_name(name).unwrap_or_else(|| panic!("no section {name}"));
     let data = section.data().unwrap();
     (data[..data.len().min(section.size() as usize)].to_vec(), section.size())
@@ -423,7 +448,7 @@ fn unpack_cpio(archives: &[u8], to: &Path) -> Vec<String> {
         at = (start + size).next_multiple_of(4);
         match mode & 0o170_000 {
             _ if name == "TRAILER!!!" => at = at.next_multiple_of(512),
-            0o040_000 => std::fs::create_dir(to.join(&name)).unwrap(),
+            0o040_000 => std::fs::create_dir_all(to.join(&name)).unwrap(),
             0o100_000 => std::fs::write(to.join(&name), &archives[start..start + size]).unwrap(),
             other => panic!("{name} has type {other:o}"),
         }

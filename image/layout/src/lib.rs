@@ -6,6 +6,8 @@
 //!
 //! Numbers come from `docs/ARCHITECTURE.md`, "Disk (x86-64 UEFI)"; the GPT itself from UEFI 2.10, chapter 5.
 
+pub mod pristine;
+
 use thiserror::Error;
 
 /// Bytes in a logical sector. Images are made for 512-byte sectors.
@@ -34,6 +36,10 @@ pub const BOOT_LOADER_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
 pub const LOADER_CONF_PATH: &str = "loader/loader.conf";
 /// Folder of the UKIs.
 pub const ENTRIES_DIR: &str = "EFI/Linux";
+/// The rescue system's UKI, beside the slots': `os_slots::RESCUE_ENTRY`.
+pub const RESCUE_ENTRY: &str = "macula-0-rescue.efi";
+/// Largest rescue UKI.
+pub const RESCUE_BYTES_MAX: u64 = 128 * MIB;
 /// Optional configuration for the first boot, in the root of the ESP.
 pub const PROVISION_FILE: &str = "macula.toml";
 
@@ -85,6 +91,12 @@ pub const STATE: Partition =
 
 /// GPT attribute bit of `state` that only a freshly written image has: the first boot clears it.
 pub const FACTORY_ATTRIBUTE: u64 = 1 << 56;
+
+/// GPT attribute bit of `state` that asks the next boot for a factory reset; it goes when the reset is done.
+pub const RESET_ATTRIBUTE: u64 = 1 << 57;
+
+/// The pristine state file system in the initramfs, of which a factory reset makes the new one.
+pub const PRISTINE_STATE: &str = "etc/macula/state.pristine";
 
 /// All partitions, in the order of their numbers and of their places.
 pub const PARTITIONS: [Partition; 4] = [ESP, ROOT_A, ROOT_B, STATE];

@@ -2,6 +2,8 @@
 
 mod bench;
 mod binaries;
+mod boot_tests;
+mod campaign;
 mod demo;
 mod host;
 mod images;
@@ -42,6 +44,11 @@ enum Verb {
     Qemu(demo::QemuOptions),
     /// Measure something: `size`, `boot` or `memory`.
     Bench(bench::Options),
+    /// Look for a way to lose something: `power-cut`.
+    Campaign {
+        #[command(subcommand)]
+        campaign: campaign::Campaign,
+    },
     /// Pinned Debian packages.
     Parts {
         #[command(subcommand)]
@@ -89,6 +96,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             host::prepare(host::Need::Sign)?;
             images::new_keys(&out)
         }
+        Verb::Campaign { campaign } => campaign::run(&tree, &campaign),
         Verb::Parts { verb: PartsVerb::Update } => update_parts(&tree),
         Verb::Clean { all } => clean(&tree, all),
     }

@@ -6,11 +6,19 @@ use anyhow::{Context, Result, bail};
 use qemu_lab::Releases;
 
 use crate::host::{self, Need, TARGET};
-use crate::{Tree, images};
+use crate::{Tree, boot_tests, images};
 
 /// Crates that run on the machine that builds, not on a node.
-const HOST_CRATES: [&str; 7] =
-    ["hardware-schema", "image-layout", "image-builder", "xtask", "qemu-vm", "qemu-lab", "tests-boot"];
+const HOST_CRATES: [&str; 8] = [
+    "hardware-schema",
+    "image-layout",
+    "image-builder",
+    "xtask",
+    "qemu-vm",
+    "qemu-lab",
+    "tests-boot",
+    "tests-campaign",
+];
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -91,11 +99,7 @@ fn boot(tree: &Tree, options: &Options) -> Result<()> {
     let releases = images::test_releases(tree)?;
     let file = tree.out().join("releases.json");
     releases.save(&file)?;
-    let arguments = vec!["test", "--release", "--locked", "-p", "tests-boot"];
-    let mut command = host::cargo();
-    command.args(with_filter(arguments, options, &["--test-threads=1", "--nocapture"]));
-    let (name, value) = Releases::variable(&file);
-    check(command.env(name, value), tree)
+    boot_tests::run(tree, options.only.as_deref(), Releases::variable(&file))
 }
 
 fn with_filter<'a>(mut arguments: Vec<&'a str>, options: &'a Options, more: &[&'a str]) -> Vec<&'a str> {

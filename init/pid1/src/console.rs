@@ -1,7 +1,7 @@
 //! What init says: to the kernel log, and to every console that the kernel's own log level would keep it from.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
@@ -36,11 +36,38 @@ pub fn open() {
 }
 
 fn outputs() -> Vec<File> {
+    consoles(OpenOptions::new().write(true))
+}
+
+/// Every console, opened without waiting for anything.
+fn consoles(how: &mut OpenOptions) -> Vec<File> {
     let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_else(|_| "console".into());
-    let flags = nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK;
-    let open =
-        |name: &str| OpenOptions::new().write(true).custom_flags(flags).open(format!("/dev/{name}")).ok();
-    active.split_whitespace().filter_map(open).collect()
+    how.custom_flags(nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK);
+    active.split_whitespace().filter_map(|name| how.open(format!("/dev/{name}")).ok()).collect()
+}
+
+/// Every console, for reading lines that people type.
+pub struct Inputs(Vec<File>);
+
+pub fn inputs() -> Inputs {
+    Inputs(consoles(OpenOptions::new().read(true)))
+}
+
+impl Inputs {
+    /// A line typed on any console within `patience`; the consoles themselves put it together.
+    pub fn line(&mut self, patience: Duration) -> Option<String> {
+        let mut ready: Vec<_> =
+            self.0.iter().map(|input| PollFd::new(input.as_fd(), PollFlags::POLLIN)).collect();
+        let patience = PollTimeout::from(u16::try_from(patience.as_millis()).unwrap_or(u16::MAX));
+        if ready.is_empty() || !matches!(poll(&mut ready, patience), Ok(1..)) {
+            return None;
+        }
+        let typed: Vec<bool> = ready.iter().map(|fd| fd.any() == Some(true)).collect();
+        let mut line = [0; LINE_MAX];
+        let mut typed_on = self.0.iter_mut().zip(typed).filter_map(|(input, typed)| typed.then_some(input));
+        let length = typed_on.find_map(|input| input.read(&mut line).ok().filter(|length| *length > 0))?;
+        Some(String::from_utf8_lossy(&line[..length]).into_owned())
+    }
 }
 
 /// One line for people and for the kernel log.

@@ -9,6 +9,7 @@ use init_plan::disks::{Disk, partition};
 use init_plan::gpt::{self, Copy, SECTOR};
 use init_plan::guid::Guid;
 use init_plan::renew::{Renewal, renew};
+use init_plan::reset;
 use init_plan::steps::Devices;
 
 use crate::console::say;
@@ -69,6 +70,27 @@ pub fn renew_table(disk: &Disk) -> Result<bool> {
         say(&format!("first boot: disk {} is now {}", disk.name, renewal.table.disk_guid));
     }
     Ok(renewal.new_guids)
+}
+
+/// Marks the disk for a factory reset, which the next boot makes (or this one, if nothing uses the state partition yet).
+pub fn request_reset(disk: &Disk) -> Result<Disk> {
+    let device = OpenOptions::new().read(true).write(true).open(node(&disk.name))?;
+    let mut sector_0 = vec![0; SECTOR as usize];
+    device.read_exact_at(&mut sector_0, 0)?;
+    let (marked, writes) = reset::request(disk, &sector_0);
+    for write in writes {
+        device.write_all_at(&write.bytes, write.offset)?;
+        device.sync_all()?;
+    }
+    Ok(marked)
+}
+
+/// As [`request_reset`], for a node that runs: `disk_node` is the boot disk's node.
+pub fn request_reset_at(disk_node: &str) -> Result<()> {
+    let name = Path::new(disk_node).strip_prefix("/dev").context("the boot disk is not in /dev")?;
+    let name = name.to_string_lossy().replace('/', "!");
+    let disk = read(&name).with_context(|| format!("{disk_node} has no usable partition table"))?;
+    request_reset(&disk).map(drop).with_context(|| format!("cannot write the partition table of {disk_node}"))
 }
 
 fn write_table(disk: &Disk, renewal: &Renewal) -> Result<()> {

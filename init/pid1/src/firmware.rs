@@ -6,36 +6,29 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use init_plan::cmdline::Developer;
-use init_plan::failure::booted_entry;
+use init_plan::failure::{Booted, booted_entry};
 use init_plan::firmware::{LOADER_VENDOR, decode_text, encode_text};
 use init_plan::guid::Guid;
 use init_plan::steps::EFIVARS;
-use os_slots::Entry;
 
 use crate::console::say;
 use crate::sys::files::make_mutable;
 
-/// The entry that was booted, and the ESP it came from.
-pub struct Booted {
-    pub entry: Entry,
-    pub esp: Guid,
-}
-
-/// What was booted: from the boot loader's variables, or, when there are none at all, from the developer's keys on
+/// What was booted and from which ESP: from the boot loader's variables, or, when there are none at all, from the developer's keys on
 /// the kernel command line.
-pub fn booted(developer: Option<&Developer>) -> Result<Booted> {
+pub fn booted(developer: Option<&Developer>) -> Result<(Booted, Guid)> {
     let (selected, counted) = (read("LoaderEntrySelected")?, read("LoaderBootCountPath")?);
     let esp = read("LoaderDevicePartUUID")?;
     if let (None, None, None, Some(developer)) = (&selected, &counted, &esp, developer) {
         say("no boot loader variables: entry and ESP are taken from the kernel command line");
-        let entry =
+        let booted =
             booted_entry(Some(&developer.entry), Some(&developer.entry)).map_err(|error| anyhow!(error))?;
-        return Ok(Booted { entry, esp: developer.esp });
+        return Ok((booted, developer.esp));
     }
-    let entry = booted_entry(selected.as_deref(), counted.as_deref()).map_err(|error| anyhow!(error))?;
+    let booted = booted_entry(selected.as_deref(), counted.as_deref()).map_err(|error| anyhow!(error))?;
     let esp =
         esp.context("the boot loader does not say which ESP it was read from (LoaderDevicePartUUID)")?;
-    Ok(Booted { entry, esp: esp.parse().context("LoaderDevicePartUUID")? })
+    Ok((booted, esp.parse().context("LoaderDevicePartUUID")?))
 }
 
 /// Makes the boot loader boot this entry once, on the next boot.

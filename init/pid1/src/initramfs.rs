@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
-use init_plan::cmdline::CommandLine;
+use anyhow::{Context, Error, Result, anyhow};
+use init_plan::cmdline::{CommandLine, Root};
 use init_plan::disks::{Disk, FindError, find};
-use init_plan::failure::OnFailure;
+use init_plan::failure::{Booted, OnFailure};
 use init_plan::guid::Guid;
+use init_plan::reset::is_requested;
 use init_plan::steps;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -16,7 +17,7 @@ use crate::console::{now, say};
 use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::uevents::{Received, Uevents};
-use crate::{console, disk, firmware, sys};
+use crate::{console, disk, firmware, reset, sys};
 
 const MODULES_LIST: &str = "/etc/macula/modules.toml";
 const MODULES_FOLDER: &str = "/lib/modules";
@@ -46,22 +47,47 @@ pub fn run(node: &mut Node) -> Result<(), StepFailed> {
 
 fn find_boot_disk(node: &mut Node) -> Result<Disk, StepFailed> {
     let developer = node.command_line.as_ref().and_then(|line| line.developer.as_ref());
-    let booted = at("firmware", firmware::booted(developer))?;
-    node.entry = Some(booted.entry);
-    at("disk", wait_for_disk(node, booted.esp))
+    let (booted, esp) = at("firmware", firmware::booted(developer))?;
+    node.entry = match booted {
+        Booted::Slot(entry) => Some(entry),
+        Booted::Rescue => None,
+    };
+    at("disk", wait_for_disk(node, esp))
 }
 
 fn prepare_disk(node: &mut Node, disk: &Disk) -> Result<(), StepFailed> {
+    let disk = &at("reset", reset_if_asked(node, disk))?;
     node.first_boot = at("partition-table", disk::renew_table(disk))?;
     node.devices = Some(at("disk", disk::devices(&disk.name))?);
     Ok(())
 }
 
+/// A reset that the table asks for, or the boot menu and then a person. Returns the disk as its table is now.
+fn reset_if_asked(node: &mut Node, disk: &Disk) -> Result<Disk> {
+    let mut disk = disk.clone();
+    let asked_in_menu = node.command_line.as_ref().is_some_and(|line| line.ask_reset);
+    if asked_in_menu && !is_requested(&disk) && reset::is_confirmed(node) {
+        disk = disk::request_reset(&disk).context("cannot mark the disk for a reset")?;
+    }
+    if is_requested(&disk) {
+        let devices = disk::devices(&disk.name)?;
+        reset::remake(&devices.state, &mut || node.watchdog.feed())?;
+    }
+    Ok(disk)
+}
+
 fn open_root(node: &mut Node) -> Result<(), StepFailed> {
-    let (Some(devices), Some(slot), Some(line)) = (&node.devices, node.slot(), &node.command_line) else {
+    let (Some(devices), Some(line)) = (&node.devices, &node.command_line) else {
         return at("disk", Err(Error::msg("the boot disk is not known")));
     };
-    let plan = steps::root(devices, slot, &line.verity);
+    let plan = match (node.entry, &line.root) {
+        (Some(entry), Root::Slot(verity)) => steps::root(devices, entry.slot(), verity),
+        (None, Root::Rescue) => steps::rescue(devices),
+        (_, root) => {
+            let other = if *root == Root::Rescue { "a slot's" } else { "the rescue system's" };
+            return at("firmware", Err(anyhow!("the firmware names {other} entry, this is another image")));
+        }
+    };
     machine::run(&plan, node)
 }
 
@@ -92,6 +118,9 @@ fn wait_for_events(node: &Node) {
 }
 
 fn announce(node: &Node, disk: &Disk) {
+    if let (None, Some(line)) = (node.entry, &node.command_line) {
+        say(&format!("rescue system {} for {} on disk {}", line.version, line.board, disk.name));
+    }
     if let (Some(entry), Some(line)) = (node.entry, &node.command_line) {
         let trial =
             entry.tries.map_or(String::new(), |tries| format!(", on trial, {} tries left", tries.left));

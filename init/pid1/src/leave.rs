@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use os_bootloader::esp;
+use os_slots::{Entry, RESCUE_ENTRY};
 
 use crate::console::{now, say};
 use crate::machine::StepFailed;
@@ -24,6 +25,7 @@ const REAP_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Reboot,
+    Rescue,
     PowerOff,
 }
 
@@ -45,6 +47,11 @@ pub fn after_failure(node: &mut Node, failure: StepFailed) -> ! {
                 pause
             }
         },
+        Reaction::Rescue { pause } => {
+            say("no sound release to go to: leaving for the rescue system");
+            point_at_rescue();
+            pause
+        }
         Reaction::Again { pause } => {
             say("no other release to go to; starting again");
             pause
@@ -64,11 +71,22 @@ pub fn end(node: &mut Node, end: End, reason: &str) -> ! {
             say(&format!("rebooting: {reason}"));
             power::reboot_now()
         }
+        End::Rescue => {
+            say(&format!("rebooting into the rescue system: {reason}"));
+            point_at_rescue();
+            power::reboot_now()
+        }
         End::PowerOff => {
             say(&format!("powering off: {reason}"));
             node.watchdog.disarm();
             power::power_off_now()
         }
+    }
+}
+
+fn point_at_rescue() {
+    if let Err(error) = firmware::set_one_shot(RESCUE_ENTRY) {
+        say(&format!("the boot loader cannot be told to start the rescue system: {error:#}"));
     }
 }
 
@@ -84,14 +102,14 @@ fn record(node: &Node, stage: &str, reason: &str) {
 
 fn choose(node: &Node, on_failure: OnFailure) -> Reaction {
     let (Some(entry), Some(devices)) = (node.entry, &node.devices) else {
-        return react(OnFailure::Reboot, 0, &[], &[]);
+        return react(OnFailure::Reboot, Entry::committed(0), &[], &[]);
     };
     let entries = esp::list_entries(Path::new(&devices.esp)).unwrap_or_else(|error| {
         say(&format!("the ESP's entries cannot be read: {error}"));
         Vec::new()
     });
     let known = if node.state_is_mounted { evidence::read_all() } else { Vec::new() };
-    react(on_failure, entry.seq, &entries, &known)
+    react(on_failure, entry, &entries, &known)
 }
 
 /// Ends every other process and brings the state partition to rest.

@@ -65,6 +65,7 @@ impl Perform for Node {
             Step::GrowState { device } => state::grow(device),
             Step::Provision { esp } => state::provision(esp),
             Step::OpenVerity { device, verity } => verity::open(device, verity),
+            Step::RootReadOnly => switch_root::make_read_only(),
             Step::SwitchRoot { new_root } => switch_root::switch(new_root),
             Step::Cgroups => cgroups(),
             Step::Hostname(name) => nix::unistd::sethostname(name).context("cannot set the host name"),

@@ -17,6 +17,7 @@ mod initramfs;
 mod leave;
 mod machine;
 mod node;
+mod reset;
 mod state;
 mod supervisor;
 mod switch_root;

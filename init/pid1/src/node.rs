@@ -4,7 +4,7 @@ use std::fs;
 
 use init_plan::cmdline::CommandLine;
 use init_plan::steps::Devices;
-use os_slots::{Entry, Slot};
+use os_slots::Entry;
 
 use crate::drivers::Drivers;
 use crate::uevents::Uevents;
@@ -17,6 +17,7 @@ pub struct Node {
     /// Open from the start, so that no event of the root's first blocks is missed.
     pub uevents: Option<Uevents>,
     pub command_line: Option<CommandLine>,
+    /// `None` in the rescue system, too.
     pub entry: Option<Entry>,
     pub devices: Option<Devices>,
     pub boot_id: String,
@@ -33,9 +34,5 @@ impl Node {
     pub fn read_boot_id(&mut self) {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         self.boot_id = text.trim().to_owned();
-    }
-
-    pub fn slot(&self) -> Option<Slot> {
-        self.entry.map(|entry| entry.slot())
     }
 }

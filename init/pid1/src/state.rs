@@ -1,9 +1,9 @@
 //! The state partition: checked, grown, and given the owner's configuration.
 //!
-//! Crash: e2fsck and the kernel's resize are journaled or repeatable; the configuration appears whole, and only then
-//! is the file on the ESP removed.
+//! Crash: e2fsck and the kernel's resize are journaled or repeatable; the configuration appears whole and in two copies,
+//! and only then is the file on the ESP removed.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use image_layout::PROVISION_FILE;
-use init_plan::ext4::{SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
+use init_plan::ext4::{self, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
 use init_plan::steps::STATE;
 use os_bootloader::esp;
+use os_durable::{Form, Found};
 
 use crate::console::say;
 use crate::sys::{block, files};
@@ -32,10 +33,12 @@ const CONFIG_BYTES_MAX: usize = 64 << 10;
 
 /// Repairs what is safe to repair, then, if that is not enough, everything.
 pub fn check(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
-    match e2fsck("-p", device, feed)? {
+    // What was torn was in the middle of something, so everything is looked at.
+    let how = if reseal(device)? { "-fp" } else { "-p" };
+    match e2fsck(how, device, feed)? {
         0 | 1 => return Ok(()),
         2 => bail!("e2fsck has repaired {device} and wants a reboot"),
-        code => say(&format!("e2fsck -p ended with {code}; repairing {device} without asking")),
+        code => say(&format!("e2fsck {how} ended with {code}; repairing {device} without asking")),
     }
     match e2fsck("-y", device, feed)? {
         0 | 1 => Ok(()),
@@ -43,6 +46,19 @@ pub fn check(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
             "e2fsck -y cannot repair {device} (exit code {code}); the state partition needs a new file system"
         ),
     }
+}
+
+/// Puts the checksum of a superblock right that a power cut has torn between its two sectors. Writes one sector.
+fn reseal(device: &str) -> Result<bool> {
+    let open = fs::OpenOptions::new().read(true).write(true).open(device);
+    let partition = open.with_context(|| format!("cannot open {device}"))?;
+    let mut bytes = vec![0; SUPERBLOCK_BYTES];
+    partition.read_exact_at(&mut bytes, SUPERBLOCK_AT).with_context(|| format!("cannot read {device}"))?;
+    let Some((at, seal)) = ext4::reseal(&bytes) else { return Ok(false) };
+    partition.write_all_at(&seal, SUPERBLOCK_AT + at as u64)?;
+    partition.sync_all().with_context(|| format!("cannot write {device}"))?;
+    say("state: its superblock was torn and is sealed again");
+    Ok(true)
 }
 
 fn e2fsck(how: &str, device: &str, feed: &mut dyn FnMut()) -> Result<i32> {
@@ -100,17 +116,24 @@ pub fn grow(device: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes over `/macula.toml` from the ESP if the node has no configuration, and removes it there. A file that an
-/// earlier boot has taken over but could not remove is removed, too, if it says the same.
+/// Sees to it that both copies of the configuration are whole and the same, then takes over `/macula.toml` from the ESP if
+/// there is no whole one, and removes it there. A file that an earlier boot has taken over but could not remove is
+/// removed, too, if it says the same.
 pub fn provision(esp_device: &str) -> Result<()> {
-    let device = Path::new(esp_device);
-    let Some(bytes) = esp::read_small_file(device, PROVISION_FILE, CONFIG_BYTES_MAX)? else { return Ok(()) };
     let config = Path::new(CONFIG);
-    match fs::read(config) {
-        Ok(present) if present == bytes => {}
-        Ok(_) => bail!("{CONFIG} exists, so {PROVISION_FILE} on the ESP is left alone"),
-        Err(_) => {
-            files::write_whole(config, 0o644, &bytes).with_context(|| format!("cannot write {CONFIG}"))?;
+    let present = heal(config);
+    let device = Path::new(esp_device);
+    let Some(mut bytes) = esp::read_small_file(device, PROVISION_FILE, CONFIG_BYTES_MAX)? else {
+        return Ok(());
+    };
+    if !bytes.is_empty() && !bytes.ends_with(b"\n") {
+        bytes.push(b'\n');
+    }
+    match present {
+        Some(present) if present == bytes => {}
+        Some(_) => bail!("{CONFIG} exists, so {PROVISION_FILE} on the ESP is left alone"),
+        None => {
+            Form::Text.mirror(config, &bytes).with_context(|| format!("cannot write {CONFIG}"))?;
             say("configuration taken over from the ESP");
         }
     }
@@ -118,8 +141,58 @@ pub fn provision(esp_device: &str) -> Result<()> {
     Ok(())
 }
 
+/// The configuration's content from a whole copy, after bringing the other copy in line with it.
+fn heal(config: &Path) -> Option<Vec<u8>> {
+    let content = match Form::Text.read(config) {
+        Found::Newest(content) => content,
+        Found::Previous(content) => {
+            say(&format!("{CONFIG} is damaged; its second copy is used and written back"));
+            content
+        }
+        // By a release that wrote no checksum, or by a person. Should it be cut off: more than this is not left of it.
+        Found::Unsealed(content) => content,
+        Found::Damaged => {
+            say(&format!(
+                "{CONFIG} is damaged and so is its second copy: {PROVISION_FILE} on the ESP can replace it"
+            ));
+            return None;
+        }
+        Found::Absent => return None,
+    };
+    if let Err(error) = Form::Text.mirror(config, &content) {
+        say(&format!("{CONFIG} cannot be given a second copy: {error}"));
+    }
+    Some(content)
+}
+
 /// What the configuration calls this node, or the name that every new node has.
 pub fn hostname() -> String {
     let text = files::read_bounded(Path::new(CONFIG), CONFIG_BYTES_MAX as u64).unwrap_or_default();
     init_plan::hostname::from_config(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_configuration_is_healed_or_reported_but_never_made_up() {
+        let dir = std::env::temp_dir().join(format!("macula-heal-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("config.toml");
+        assert_eq!(heal(&path), None);
+        fs::write(&path, "name = \"a\"\n").unwrap();
+        let text = b"name = \"a\"\n".to_vec();
+        assert_eq!(heal(&path), Some(text.clone()), "an earlier release's file, without a checksum");
+        for spoilt in [path.clone(), os_durable::previous(&path)] {
+            fs::write(&spoilt, "").unwrap();
+            assert_eq!(heal(&path), Some(text.clone()));
+        }
+        fs::write(&path, "").unwrap();
+        fs::write(os_durable::previous(&path), [0; 9]).unwrap();
+        assert_eq!(heal(&path), None);
+        assert_eq!(fs::read(&path).unwrap(), b"", "what is damaged stays for whoever can read it");
+    }
 }

@@ -38,6 +38,13 @@ pub fn switch(new_root: &str) -> Result<()> {
     chdir("/").context("cannot enter the root")
 }
 
+/// Makes the initramfs, as it is now, unwritable; what is mounted in it is not concerned.
+pub fn make_read_only() -> Result<()> {
+    let none: Option<&str> = None;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(none, "/", none, flags, none).context("the root stays writable")
+}
+
 /// Removes the initramfs's files, whose memory is otherwise lost for good. Only if it is one.
 fn free_initramfs() {
     let in_memory = statfs("/").is_ok_and(|fs| IN_MEMORY.contains(&(fs.filesystem_type().0 as u32)));

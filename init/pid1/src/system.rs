@@ -6,14 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Error, anyhow};
-use init_plan::failure::{OnFailure, condemned};
+use init_plan::cmdline::Root;
+use init_plan::failure::{OnFailure, condemned, why_rescue};
 use init_plan::steps::{self, Devices};
 use init_plan::supervision::{Message, Next};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use os_slots::{BootInfo, Entry};
+use os_bootloader::esp;
+use os_slots::{BootInfo, Entry, standing_in_rescue};
 
 use crate::console::{now, say};
 use crate::leave::{self, End};
@@ -21,7 +23,7 @@ use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::supervisor::Supervisor;
 use crate::uevents::Received;
-use crate::{evidence, state};
+use crate::{disk, evidence, state};
 
 const MODULES_LIST: &str = "/usr/lib/modules/modules.toml";
 const MODULES_FOLDER: &str = "/usr/lib/modules";
@@ -59,29 +61,41 @@ fn take_signals() -> Result<SignalFd, StepFailed> {
 
 fn prepare(node: &mut Node) -> Result<(), StepFailed> {
     let unknown = || fail("system", OnFailure::Reboot, anyhow!("the boot disk is not known"));
-    let (entry, devices) = (node.entry.ok_or_else(unknown)?, node.devices.clone().ok_or_else(unknown)?);
-    let info = boot_info(node, entry, &devices).ok_or_else(unknown)?;
-    if condemned(&info.evidence).contains(&entry.seq) {
-        say(&format!("{entry} is known to be corrupt (see /state/boot); running it all the same"));
+    let devices = node.devices.clone().ok_or_else(unknown)?;
+    let info = boot_info(node, &devices).ok_or_else(unknown)?;
+    match &info.rescue {
+        Some(why) => say(&format!("rescue: {why}")),
+        None if condemned(&info.evidence).contains(&info.seq) => {
+            say(&format!("{} is known to be corrupt (see /state/boot); running it all the same", info.entry));
+        }
+        None => {}
     }
     let text = serde_json::to_string_pretty(&info).context("boot.json");
     let text = text.map_err(|error| fail("system", OnFailure::Reboot, error))?;
-    machine::run(&steps::system(&devices, entry.slot(), &state::hostname(), text), node)?;
-    say(&format!("root is up: {}", devices.root(entry.slot())));
+    machine::run(&steps::system(&devices, info.slot, &state::hostname(), text), node)?;
+    if info.rescue.is_none() {
+        say(&format!("root is up: {}", devices.root(info.slot)));
+    }
     Ok(())
 }
 
-fn boot_info(node: &Node, entry: Entry, devices: &Devices) -> Option<BootInfo> {
+fn boot_info(node: &Node, devices: &Devices) -> Option<BootInfo> {
     let line = node.command_line.as_ref()?;
+    let evidence = evidence::read_all();
+    let (entry, rescue, root_hash) = match (node.entry, &line.root) {
+        (Some(entry), Root::Slot(verity)) => (entry, None, verity.root_hash.clone()),
+        _ => (entry_in_rescue(devices), Some(why_rescue(&evidence)), String::new()),
+    };
     Some(BootInfo {
         entry,
         seq: entry.seq,
         slot: entry.slot(),
+        rescue,
         trial: !entry.is_committed(),
         tries_left: entry.tries.map(|tries| tries.left),
         version: line.version.clone(),
         board: line.board.clone(),
-        root_hash: line.verity.root_hash.clone(),
+        root_hash,
         boot_id: node.boot_id.clone(),
         disk: devices.disk.clone().into(),
         esp: devices.esp.clone().into(),
@@ -89,8 +103,16 @@ fn boot_info(node: &Node, entry: Entry, devices: &Devices) -> Option<BootInfo> {
         root_b: devices.root_b.clone().into(),
         state: devices.state.clone().into(),
         first_boot: node.first_boot,
-        evidence: evidence::read_all(),
+        evidence,
     })
+}
+
+fn entry_in_rescue(devices: &Devices) -> Entry {
+    let entries = esp::list_entries(Path::new(&devices.esp)).unwrap_or_else(|error| {
+        say(&format!("the ESP's entries cannot be read: {error}"));
+        Vec::new()
+    });
+    standing_in_rescue(&entries)
 }
 
 /// The root's own, larger set of drivers. Without it the node still runs on the initramfs's.
@@ -210,8 +232,19 @@ impl System<'_> {
             match message {
                 Message::Alive => self.supervisor.watch.alive(now()),
                 Message::Reboot(reason) => self.begin_ending(End::Reboot, &reason),
+                Message::Rescue(reason) => self.begin_ending(End::Rescue, &reason),
                 Message::PowerOff(reason) => self.begin_ending(End::PowerOff, &reason),
+                Message::Reset(reason) => self.begin_reset(&reason),
             }
+        }
+    }
+
+    /// The mark first: from then on every boot, also one after a cut, makes the reset.
+    fn begin_reset(&mut self, reason: &str) {
+        let Some(devices) = &self.node.devices else { return };
+        match disk::request_reset_at(&devices.disk) {
+            Ok(()) => self.begin_ending(End::Reboot, &format!("factory reset: {reason}")),
+            Err(error) => say(&format!("no factory reset: {error:#}")),
         }
     }
 

@@ -11,7 +11,7 @@ const LENGTH_MAX: usize = 4096;
 /// What the `macula.*` keys say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
-    pub verity: Verity,
+    pub root: Root,
     /// `macula.version`: the release's version, for display and `boot.json`.
     pub version: String,
     /// `macula.board`: the profile's name.
@@ -19,6 +19,17 @@ pub struct CommandLine {
     /// `macula.entry` and `macula.esp`: what the firmware's variables would say. For developers who boot a kernel
     /// directly; ignored as soon as the firmware names an entry itself.
     pub developer: Option<Developer>,
+    /// `macula.reset=ask`: the boot menu's entry for a factory reset was chosen.
+    pub ask_reset: bool,
+}
+
+/// What becomes the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// A slot's partition, through dm-verity.
+    Slot(Verity),
+    /// `macula.rescue`: the initramfs itself, which then holds the whole system.
+    Rescue,
 }
 
 /// `macula.verity=<root hash>,<salt>,<data blocks>`: hashes in hexadecimal, data blocks of 4096 bytes.
@@ -58,7 +69,10 @@ impl CommandLine {
             return Err(CommandLineError::TooLong(text.len()));
         }
         let mut keys = Keys::collect(text)?;
-        let verity = parse_verity(&keys.need("macula.verity")?)?;
+        let root = match keys.take("macula.rescue") {
+            Some(_) => Root::Rescue,
+            None => Root::Slot(parse_verity(&keys.need("macula.verity")?)?),
+        };
         let version = name("macula.version", keys.need("macula.version")?)?;
         let board = name("macula.board", keys.need("macula.board")?)?;
         let developer = match (keys.take("macula.entry"), keys.take("macula.esp")) {
@@ -69,9 +83,17 @@ impl CommandLine {
             (Some(_), None) => return Err(CommandLineError::Missing("macula.esp")),
             (None, Some(_)) => return Err(CommandLineError::Missing("macula.entry")),
         };
+        let ask_reset = match keys.take("macula.reset").as_deref() {
+            None => false,
+            Some("ask") => true,
+            Some(other) => {
+                let (value, reason) = (other.to_owned(), "expected ask");
+                return Err(CommandLineError::Bad { key: "macula.reset", value, reason });
+            }
+        };
         match keys.0.pop() {
             Some((key, _)) => Err(CommandLineError::Unknown(key)),
-            None => Ok(CommandLine { verity, version, board, developer }),
+            None => Ok(CommandLine { root, version, board, developer, ask_reset }),
         }
     }
 }
@@ -165,14 +187,20 @@ mod tests {
     #[test]
     fn reads_its_own_keys_and_skips_the_kernels() {
         let line = CommandLine::parse(&good()).unwrap();
-        assert_eq!(
-            line.verity,
-            Verity { root_hash: "ab".repeat(32), salt: "01".repeat(32), data_blocks: 1234 }
-        );
+        let verity = Verity { root_hash: "ab".repeat(32), salt: "01".repeat(32), data_blocks: 1234 };
+        assert_eq!(line.root, Root::Slot(verity));
         assert_eq!(
             (line.version.as_str(), line.board.as_str(), line.developer),
             ("0.1.0", "x86-generic", None)
         );
+    }
+
+    #[test]
+    fn rescue_has_no_slot_to_open() {
+        let parse = CommandLine::parse;
+        let line = parse("panic=5 macula.rescue macula.version=0.1.0 macula.board=x86-generic").unwrap();
+        assert_eq!(line.root, Root::Rescue);
+        assert!(parse(&format!("{} macula.rescue", good())).is_err(), "either a slot or rescue");
     }
 
     #[test]
@@ -214,6 +242,13 @@ mod tests {
             assert!(matches!(line, Err(CommandLineError::Bad { key: "macula.verity", .. })), "{verity}");
         }
         assert!(parse(&good().replace("x86-generic", "a;b")).is_err());
+    }
+
+    #[test]
+    fn a_reset_is_only_ever_asked_about() {
+        let line = |more: &str| CommandLine::parse(&format!("{} {more}", good())).map(|line| line.ask_reset);
+        assert_eq!((line(""), line("macula.reset=ask")), (Ok(false), Ok(true)));
+        assert!(line("macula.reset=yes").is_err() && line("macula.reset").is_err());
     }
 
     #[test]

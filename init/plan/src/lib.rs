@@ -16,6 +16,7 @@ pub mod hostname;
 pub mod kernel_log;
 pub mod modules;
 pub mod renew;
+pub mod reset;
 pub mod steps;
 pub mod supervision;
 pub mod uevent;

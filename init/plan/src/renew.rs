@@ -1,17 +1,20 @@
-//! What the first boot does to the partition table: GUIDs of its own, and a state partition up to the disk's end.
+//! What the first boot, and the one after a factory reset, does to the partition table: GUIDs of its own, and a state
+//! partition up to the disk's end.
 //!
 //! The backup copy at the disk's new end is written and flushed before the primary one. A power cut leaves either
 //! the old primary (the next boot starts over with other GUIDs), or a torn primary and a whole new backup, which
 //! firmware and [`crate::gpt::read`] then use and [`renew`] writes back. The old backup lies inside the grown state
 //! partition and is never used again.
 
-use image_layout::FACTORY_ATTRIBUTE;
+use image_layout::{FACTORY_ATTRIBUTE, RESET_ATTRIBUTE};
 
 use crate::disks::Disk;
 use crate::gpt::{BACKUP_SECTORS, Copy, SECTOR, Table, protective_mbr};
 use crate::guid::Guid;
 
 const STATE: u32 = 4;
+/// What makes the next boot a first boot.
+const FRESH: u64 = FACTORY_ATTRIBUTE | RESET_ATTRIBUTE;
 /// Partition ends are aligned to 1 MiB, so that no page of the state partition shares a page with the table.
 const ALIGN: u64 = 2048;
 
@@ -32,17 +35,16 @@ pub struct Write {
     pub bytes: Vec<u8>,
 }
 
-/// What to change on `disk`, if anything. `fresh` gives random GUIDs.
+/// What to change on `disk`, if anything. A reset that its table asks for must have been made by then. `fresh` gives random GUIDs.
 pub fn renew(disk: &Disk, mut fresh: impl FnMut() -> Guid) -> Option<Renewal> {
     let mut table = disk.table.clone();
-    let new_guids =
-        table.partitions.iter().any(|p| p.number == STATE && p.attributes & FACTORY_ATTRIBUTE != 0);
+    let new_guids = table.partitions.iter().any(|p| p.number == STATE && p.attributes & FRESH != 0);
     if new_guids {
         table.disk_guid = fresh();
         for partition in &mut table.partitions {
             partition.guid = fresh();
             if partition.number == STATE {
-                partition.attributes &= !FACTORY_ATTRIBUTE;
+                partition.attributes &= !FRESH;
             }
         }
     }

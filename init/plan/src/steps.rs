@@ -70,6 +70,8 @@ pub enum Step {
         device: String,
         verity: Verity,
     },
+    /// Makes the file system that is the root unwritable.
+    RootReadOnly,
     /// Moves `/proc /sys /dev /state` into the new root, frees the initramfs and changes root.
     SwitchRoot {
         new_root: String,
@@ -146,13 +148,7 @@ pub fn firmware() -> Vec<Planned> {
 
 /// From the boot disk to the new root.
 pub fn root(devices: &Devices, slot: Slot, verity: &Verity) -> Vec<Planned> {
-    let mut plan = Plan::new("state", OnFailure::Reboot);
-    plan.push(Step::CheckState { device: devices.state.clone() });
-    plan.dir(STATE, 0o755).mount(&devices.state, STATE, "ext4", ALL, "errors=remount-ro");
-    plan.stage("state", OnFailure::Continue);
-    plan.push(Step::GrowState { device: devices.state.clone() }).dir(EVIDENCE, 0o755);
-    plan.stage("provision", OnFailure::Continue);
-    plan.push(Step::Provision { esp: devices.esp.clone() });
+    let mut plan = state(devices);
     plan.stage("verity", OnFailure::OtherSlot);
     plan.push(Step::OpenVerity { device: devices.root(slot).to_owned(), verity: verity.clone() });
     plan.stage("root", OnFailure::OtherSlot);
@@ -160,6 +156,25 @@ pub fn root(devices: &Devices, slot: Slot, verity: &Verity) -> Vec<Planned> {
     plan.stage("switch-root", OnFailure::OtherSlot);
     plan.push(Step::SwitchRoot { new_root: NEW_ROOT.into() });
     plan.0
+}
+
+/// The rescue system is the initramfs: there is no root to go to, and nobody may write the one there is.
+pub fn rescue(devices: &Devices) -> Vec<Planned> {
+    let mut plan = state(devices);
+    plan.stage("root", OnFailure::Continue);
+    plan.push(Step::RootReadOnly);
+    plan.0
+}
+
+fn state(devices: &Devices) -> Plan {
+    let mut plan = Plan::new("state", OnFailure::Reboot);
+    plan.push(Step::CheckState { device: devices.state.clone() });
+    plan.dir(STATE, 0o755).mount(&devices.state, STATE, "ext4", ALL, "errors=remount-ro");
+    plan.stage("state", OnFailure::Continue);
+    plan.push(Step::GrowState { device: devices.state.clone() }).dir(EVIDENCE, 0o755);
+    plan.stage("provision", OnFailure::Continue);
+    plan.push(Step::Provision { esp: devices.esp.clone() });
+    plan
 }
 
 /// In the new root, up to the supervisor's start. `boot_info` is the text of `boot.json`.
@@ -291,12 +306,19 @@ mod tests {
     }
 
     #[test]
+    fn rescue_opens_no_slot() {
+        let plan = rescue(&devices());
+        assert!(!plan.iter().any(|p| matches!(p.step, Step::OpenVerity { .. } | Step::SwitchRoot { .. })));
+        assert!(plan.iter().all(|planned| planned.on_failure != OnFailure::OtherSlot));
+        position(&plan, |step| matches!(step, Step::Mount(mount) if mount.target == STATE));
+    }
+
+    #[test]
     fn every_stage_that_leaves_the_root_condemns_it() {
         let plan = root(&devices(), Slot::A, &verity());
         let left = plan.iter().filter(|planned| planned.on_failure == OnFailure::OtherSlot);
         assert!(
-            left.map(|planned| planned.stage)
-                .all(|stage| crate::failure::STAGES_OF_CORRUPTION.contains(&stage))
+            left.map(|planned| planned.stage).all(|stage| os_slots::STAGES_OF_CORRUPTION.contains(&stage))
         );
     }
 

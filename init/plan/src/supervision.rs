@@ -25,11 +25,17 @@ pub enum Message {
     Alive,
     /// With the reason, for the log.
     Reboot(String),
+    /// Into the rescue system.
+    Rescue(String),
     PowerOff(String),
+    /// Factory reset, then reboot.
+    Reset(String),
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("message {0:?} is none of: alive, reboot <reason>, poweroff <reason>")]
+#[error(
+    "message {0:?} is none of: alive, reboot <reason>, rescue <reason>, poweroff <reason>, reset <reason>"
+)]
 pub struct UnknownMessage(String);
 
 impl Message {
@@ -39,7 +45,9 @@ impl Message {
         match word {
             "alive" => Ok(Message::Alive),
             "reboot" => Ok(Message::Reboot(reason.to_owned())),
+            "rescue" => Ok(Message::Rescue(reason.to_owned())),
             "poweroff" => Ok(Message::PowerOff(reason.to_owned())),
+            "reset" => Ok(Message::Reset(reason.to_owned())),
             _ => Err(UnknownMessage(text.chars().take(64).collect())),
         }
     }
@@ -125,6 +133,7 @@ mod tests {
     fn messages_are_words() {
         assert_eq!(Message::parse(b"alive"), Ok(Message::Alive));
         assert_eq!(Message::parse(b"reboot trial of 0.2.0"), Ok(Message::Reboot("trial of 0.2.0".into())));
+        assert_eq!(Message::parse(b"reset by order"), Ok(Message::Reset("by order".into())));
         assert_eq!(Message::parse(b"poweroff"), Ok(Message::PowerOff("no reason given".into())));
         for bad in [&b""[..], b"Alive", b"\xff\xfe", &[b'x'; 4096]] {
             assert!(Message::parse(bad).is_err());

@@ -1,11 +1,13 @@
 //! `io.macula.Supervisor1` on `/run/macula/supervisor.sock`. Handlers only pass a command to the main loop, which owns
 //! all state, and wait for its answer.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use init_plan::unit::SUPERVISOR;
+use os_durable::Form;
 use services_api::bus::{failed, not_for_the_console, uid};
 use services_api::report::{ProbeResult, UnitReport};
 use tokio::net::UnixListener;
@@ -19,6 +21,9 @@ use crate::supervise::Event;
 const PATH: &str = "/io/macula/Supervisor";
 /// Root is always allowed.
 const ALLOWED: [u32; 2] = [uid::UPDATE, uid::CONSOLE];
+/// In the state folder.
+const CONFIG: &str = "config.toml";
+const CONFIG_MAX: usize = 64 * 1024;
 /// More lines than this are not sent at once.
 const LINES_MAX: u32 = 5000;
 
@@ -39,7 +44,7 @@ pub enum Command {
         unit: String,
         reply: Reply<Vec<ProbeResult>>,
     },
-    /// `word` is `reboot` or `poweroff`.
+    /// `word` is `reboot`, `rescue`, `poweroff` or `reset`.
     Power {
         word: &'static str,
         reason: String,
@@ -57,12 +62,22 @@ pub async fn serve(paths: &Paths, events: mpsc::Sender<Event>, logs: Arc<Mutex<L
     std.set_nonblocking(true)?;
     let listener = UnixListener::from_std(std)?;
     services_api::bus::serve(listener, &ALLOWED, |builder, uid| {
-        builder.serve_at(PATH, Supervisor { events: events.clone(), logs: logs.clone(), uid })
+        let config = paths.state.join(CONFIG);
+        builder.serve_at(PATH, Supervisor { config, events: events.clone(), logs: logs.clone(), uid })
     })
     .await
 }
 
+/// For what only the owner may order: `update` speaks for it.
+fn only_for_update(client: u32) -> fdo::Result<()> {
+    match client {
+        uid::ROOT | uid::UPDATE => Ok(()),
+        _ => Err(fdo::Error::AccessDenied(format!("uid {client} may not order this"))),
+    }
+}
+
 struct Supervisor {
+    config: PathBuf,
     events: mpsc::Sender<Event>,
     logs: Arc<Mutex<Logs>>,
     /// The client's.
@@ -112,8 +127,28 @@ impl Supervisor {
         self.ask(|reply| Command::Power { word: "reboot", reason, reply }).await
     }
 
+    async fn rescue(&self, reason: String) -> fdo::Result<()> {
+        not_for_the_console(self.uid)?;
+        self.ask(|reply| Command::Power { word: "rescue", reason, reply }).await
+    }
+
     async fn poweroff(&self, reason: String) -> fdo::Result<()> {
         not_for_the_console(self.uid)?;
         self.ask(|reply| Command::Power { word: "poweroff", reason, reply }).await
+    }
+
+    async fn factory_reset(&self, reason: String) -> fdo::Result<()> {
+        only_for_update(self.uid)?;
+        self.ask(|reply| Command::Power { word: "reset", reason, reply }).await
+    }
+
+    /// Root's file in root's folder: `update` decides what it says, and could not write it.
+    fn write_config(&self, text: String) -> fdo::Result<()> {
+        only_for_update(self.uid)?;
+        if text.len() > CONFIG_MAX {
+            return Err(fdo::Error::InvalidArgs(format!("config.toml is at most {CONFIG_MAX} bytes")));
+        }
+        let written = Form::Text.mirror(&self.config, text.as_bytes()).map(drop);
+        written.with_context(|| format!("cannot write {}", self.config.display())).map_err(failed)
     }
 }

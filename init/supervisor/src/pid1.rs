@@ -1,5 +1,6 @@
 //! The line to PID 1: a `SOCK_SEQPACKET` socket whose number is in `MACULA_PID1_FD`. Datagrams are short text, `alive`,
-//! `reboot <reason>` and `poweroff <reason>` upwards, `stop` downwards. Without it (on a host) the supervisor runs alone.
+//! `reboot <reason>`, `rescue <reason>`, `poweroff <reason>` and `reset <reason>` upwards, `stop` downwards. Without it (on a
+//! host) the supervisor runs alone.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -40,7 +41,7 @@ impl Pid1 {
         self.send("alive")
     }
 
-    /// `word` is `reboot` or `poweroff`.
+    /// `word` is `reboot`, `rescue`, `poweroff` or `reset`.
     pub fn power(&self, word: &str, reason: &str) -> io::Result<()> {
         self.send(&format!("{word} {}", one_line(reason, 200)))
     }

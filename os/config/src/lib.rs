@@ -2,12 +2,18 @@
 //!
 //! What is written ([`written`]) becomes what is meant ([`Config`]) in one validating step. Every field is optional; its
 //! comment says what absence means. Unknown keys are refused by name: a typo must not be silence.
+//!
+//! On a node the file ends with a comment line that holds its checksum, and has a second copy beside it
+//! ([`os_durable::Form::Text`]; `docs/decisions/0009`): a damaged file never means the defaults, for then the node would
+//! have lost its owner.
 
+pub mod edit;
 mod written;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use os_durable::{Form, Found};
 use os_identity::NodeId;
 
 /// The format version this code writes and the newest that it reads.
@@ -90,6 +96,10 @@ impl Default for Config {
 pub enum ConfigError {
     #[error("cannot read {0}: {1}")]
     Read(PathBuf, std::io::Error),
+    #[error("{0} is damaged and so is its second copy; put a new one on the ESP as macula.toml")]
+    Damaged(PathBuf),
+    #[error("{0} is not UTF-8 text")]
+    NotText(PathBuf),
     #[error("{0} is larger than {MAX_SIZE} bytes")]
     TooLarge(PathBuf),
     #[error("not valid TOML or not a known key: {0}")]
@@ -116,19 +126,33 @@ impl Config {
     }
 
     pub fn load_from(path: &Path) -> Result<Self, ConfigError> {
-        let read = |e| ConfigError::Read(path.to_path_buf(), e);
-        match std::fs::metadata(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(e) => return Err(read(e)),
-            Ok(m) if m.len() > MAX_SIZE => return Err(ConfigError::TooLarge(path.to_path_buf())),
-            Ok(_) => {}
+        match text(path)? {
+            None => Ok(Self::default()),
+            Some(text) => Self::parse(&text),
         }
-        Self::parse(&std::fs::read_to_string(path).map_err(read)?)
     }
 
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         toml::from_str::<written::Config>(text)?.try_into()
     }
+}
+
+/// The text of the file, without the line that holds its checksum; `None` when there is no file.
+pub fn text(path: &Path) -> Result<Option<String>, ConfigError> {
+    if let Err(e) = std::fs::metadata(path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(ConfigError::Read(path.to_path_buf(), e));
+    }
+    let bytes = match Form::Text.read(path) {
+        Found::Absent => return Ok(None),
+        Found::Damaged => return Err(ConfigError::Damaged(path.to_path_buf())),
+        Found::Newest(bytes) | Found::Previous(bytes) | Found::Unsealed(bytes) => bytes,
+    };
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(ConfigError::TooLarge(path.to_path_buf()));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| ConfigError::NotText(path.to_path_buf()))
 }
 
 #[cfg(test)]
@@ -141,6 +165,24 @@ mod tests {
     fn an_empty_file_means_the_defaults() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
         assert_eq!(Config::load_from(Path::new("/nonexistent/config.toml")).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn damage_never_means_the_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let text = format!("owner = \"{KEY}\"\n");
+        let owner = |path: &Path| Config::load_from(path).map(|c| c.owner.map(|o| o.to_string()));
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(owner(&path).unwrap().as_deref(), Some(KEY), "written by a person, no checksum");
+        Form::Text.mirror(&path, text.as_bytes()).unwrap();
+        for bytes in [&b""[..], &[0; 80], b"owner", b"# only a comment\n"] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(owner(&path).unwrap().as_deref(), Some(KEY), "{bytes:?}");
+        }
+        std::fs::write(os_durable::previous(&path), b"").unwrap();
+        std::fs::write(&path, b"").unwrap();
+        assert!(owner(&path).unwrap_err().to_string().contains("damaged"));
     }
 
     #[test]

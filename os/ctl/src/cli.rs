@@ -126,6 +126,9 @@ pub enum Verb {
         /// Ends up in the node's log
         #[arg(long, default_value = "the owner asked")]
         reason: String,
+        /// Into the rescue system, which installs a release anew and needs no slot
+        #[arg(long)]
+        rescue: bool,
     },
     /// Switch the node off
     Poweroff {
@@ -147,8 +150,15 @@ pub enum Verb {
         listen: PathBuf,
     },
     /// Node configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(Config),
+    /// Factory reset: erase the node's key, owner, configuration and content. The installed releases stay
+    #[command(after_help = RESET_HELP)]
+    Reset {
+        /// Really
+        #[arg(long)]
+        yes: bool,
+    },
     /// A small prompt for the serial console of a node (implies --local)
     Console,
 }
@@ -294,7 +304,42 @@ pub enum Dht {
 pub enum Config {
     /// Say whether a node would take this config.toml
     Check { file: PathBuf },
+    /// Print the node's config.toml
+    Show,
+    /// Print one value, or a table of the file; all of it when no key is named
+    Get {
+        /// Such as mesh.port
+        key: Option<String>,
+    },
+    /// Change one value; the node takes it only if all of its configuration is valid then
+    Set {
+        /// Such as mesh.port
+        key: String,
+        /// TOML, or a string without quotes
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+    /// Remove one value, so that its default holds
+    Unset {
+        /// Such as mesh.port
+        key: String,
+    },
 }
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  maculactl config check macula.toml
+  maculactl config show
+  maculactl config set mesh.port 5000
+  maculactl config set update.release_keys '[\"did:key:z6Mk...\"]'
+  maculactl config unset mesh.port
+
+Changes are answered with when they hold: at once, when the mesh has started again, or from the next boot on.";
+
+const RESET_HELP: &str = "\
+The node reboots as a new one: another id, no owner, no configuration. Nobody can control it over the mesh until a
+macula.toml that names an owner is put on its ESP. Without its owner's key a node is reset at its boot menu: press a
+key while it starts, choose `factory reset`, and confirm.";
 
 #[cfg(test)]
 mod tests {

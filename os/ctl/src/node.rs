@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use services_api::control::protocol;
 use services_api::control_dht::{LookupAnswer, LookupParams, TableAnswer};
 use services_api::report::{
-    ContentReport, DhtReport, InstallParams, KillParams, LinkReport, LogLine, LogsParams, OsReport,
-    PeerReport, PowerParams, ProbeResult, UnitParams, UnitReport,
+    ConfigChange, ConfigChanged, ConfigParams, ContentReport, DhtReport, InstallParams, KillParams,
+    LinkReport, LogLine, LogsParams, OsReport, PeerReport, PowerParams, ProbeResult, UnitParams, UnitReport,
 };
 use services_api::{bus, content, dht, mesh, network, reconciler, supervisor, update};
 
@@ -115,6 +115,17 @@ impl Node {
         }
     }
 
+    pub async fn rescue(&self, reason: &str) -> Result<()> {
+        match self {
+            Node::Remote(r) => {
+                r.call(protocol::OS, "rescue", &PowerParams { reason: reason.to_string() }).await
+            }
+            Node::Local => {
+                local!(supervisor::SupervisorProxy<'_>, "supervisor").rescue(reason).await.map_err(said)
+            }
+        }
+    }
+
     pub async fn poweroff(&self, reason: &str) -> Result<()> {
         match self {
             Node::Remote(r) => {
@@ -124,6 +135,26 @@ impl Node {
                 local!(supervisor::SupervisorProxy<'_>, "supervisor").poweroff(reason).await.map_err(said)
             }
         }
+    }
+
+    /// The text of the node's configuration, or one key's value.
+    pub async fn config(&self, key: Option<String>) -> Result<String> {
+        match self {
+            Node::Remote(r) => r.call(protocol::OS, "config", &ConfigParams { key }).await,
+            Node::Local => {
+                let text = local!(update::UpdateProxy<'_>, "update").config().await.map_err(said)?;
+                Ok(os_config::edit::show(&text, key.as_deref())?)
+            }
+        }
+    }
+
+    pub async fn change_config(&self, change: &ConfigChange) -> Result<ConfigChanged> {
+        self.remote()?.call(protocol::OS, "config_change", change).await
+    }
+
+    pub async fn reset(&self) -> Result<()> {
+        let remote = self.remote().context("at the node itself, choose `factory reset` in its boot menu")?;
+        remote.call(protocol::OS, "reset", &()).await
     }
 
     pub async fn links(&self) -> Result<Vec<LinkReport>> {

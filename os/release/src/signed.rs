@@ -34,6 +34,8 @@ pub struct Expected<'a> {
     pub threshold: usize,
     pub board: &'a str,
     pub running: &'a Version,
+    /// Whether `running` itself may be installed again, as the rescue system does.
+    pub reinstall: bool,
     /// Seconds since 1970 by this node's clock.
     pub now_unix: u64,
 }
@@ -125,6 +127,7 @@ impl SignedRelease {
                     running: running.clone(),
                 });
             }
+            std::cmp::Ordering::Equal if expected.reinstall => {}
             std::cmp::Ordering::Equal => return Err(ReleaseError::SameVersion(running.clone())),
             std::cmp::Ordering::Greater => {}
         }
@@ -198,8 +201,14 @@ mod tests {
     fn verify(signed: &SignedRelease, keys: &[u8], change: fn(&mut Expected)) -> Result<(), ReleaseError> {
         let keys: Vec<NodeId> = keys.iter().map(|n| key(*n).node_id()).collect();
         let running = Version::new(0, 1, 5);
-        let mut expected =
-            Expected { keys: &keys, threshold: 2, board: "x86-generic", running: &running, now_unix: 1_500 };
+        let mut expected = Expected {
+            keys: &keys,
+            threshold: 2,
+            board: "x86-generic",
+            running: &running,
+            reinstall: false,
+            now_unix: 1_500,
+        };
         change(&mut expected);
         signed.verify(&expected).map(drop)
     }
@@ -228,6 +237,8 @@ mod tests {
             refusal(&[1, 3], |e| e.running = &ANCIENT),
             refusal(&[1, 3], |e| e.now_unix = 2_001),
         ];
+        let again = |e: &mut Expected| (e.running, e.reinstall) = (&SAME, true);
+        verify(&signed, &[1, 3], again).unwrap();
         let expected = [
             "not enough signatures: 1 of the 2",
             "wrong board: the release is for x86-generic, this node is rpi5",

@@ -24,6 +24,16 @@ pub struct Evidence {
     pub at_unix: u64,
 }
 
+/// Stages of evidence that condemn a release's bytes, as opposed to what it ran into.
+pub const STAGES_OF_CORRUPTION: [&str; 3] = ["verity", "root", "switch-root"];
+
+impl Evidence {
+    /// Whether it says that the install with its sequence number is corrupt.
+    pub fn condemns(&self) -> bool {
+        STAGES_OF_CORRUPTION.contains(&self.stage.as_str())
+    }
+}
+
 /// What booted, as JSON in `/run/macula/boot.json` (mode 0444).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootInfo {
@@ -31,6 +41,10 @@ pub struct BootInfo {
     pub entry: Entry,
     pub seq: u32,
     pub slot: Slot,
+    /// Why the rescue system runs instead of a slot; `None` when a slot does. `seq` and `slot` are then the ones that
+    /// [`crate::standing_in_rescue`] gives: nobody runs them, but they are not to be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue: Option<String>,
     /// True when the firmware says that this boot was counted (`LoaderBootCountPath` is there).
     pub trial: bool,
     /// Boots left after this one; `None` unless on trial.
@@ -70,6 +84,11 @@ impl BootInfo {
 
     pub fn inactive_root(&self) -> &Path {
         self.root(self.slot.other())
+    }
+
+    /// Whether a known failure says that the install with this sequence number is corrupt.
+    pub fn is_condemned(&self, seq: u32) -> bool {
+        self.evidence.iter().any(|e| e.seq == seq && e.condemns())
     }
 
     /// The newest failure known of the install with this sequence number.

@@ -14,6 +14,10 @@ use crate::{Slot, TRIAL_TRIES, slot_of_seq};
 /// Largest install sequence number: six decimal digits, so that comparing names and comparing numbers agree.
 pub const SEQ_MAX: u32 = 999_999;
 
+/// File name of the rescue system's UKI, beside the slots'. Sorts behind every entry that has boots left, so that the boot
+/// loader takes it by itself only when no slot has one that it can load.
+pub const RESCUE_ENTRY: &str = "macula-0-rescue.efi";
+
 /// Largest value of either counter that we accept in a name.
 pub const TRIES_MAX: u32 = 999;
 

@@ -48,12 +48,24 @@ pub fn plan_install(entries: &[Entry], booted: u32, floor: u32) -> Result<Instal
     if let Some(entry) = committed(entries).filter(|e| e.slot() == slot && e.seq > booted) {
         return Err(PlanError::WouldRemoveCommitted { slot, entry });
     }
+    into(slot, entries, floor)
+}
+
+/// Stands for the running entry in the rescue system: the committed entry, which rescue leaves alone because it may be
+/// sound after all, or, when there is none, one in slot B that does not exist, so that slot A is written.
+pub fn standing_in_rescue(entries: &[Entry]) -> Entry {
+    committed(entries).unwrap_or(Entry::committed(2))
+}
+
+/// Plans an install from the rescue system, where no slot runs.
+pub fn plan_rescue(entries: &[Entry], floor: u32) -> Result<InstallPlan, PlanError> {
+    into(standing_in_rescue(entries).slot().other(), entries, floor)
+}
+
+fn into(slot: Slot, entries: &[Entry], floor: u32) -> Result<InstallPlan, PlanError> {
     let highest = entries.iter().map(|e| e.seq).max().unwrap_or(0).max(floor);
-    let seq = if slot_of_seq(highest.saturating_add(1)) == slot {
-        highest.saturating_add(1)
-    } else {
-        highest.saturating_add(2)
-    };
+    let next = highest.saturating_add(1);
+    let seq = if slot_of_seq(next) == slot { next } else { highest.saturating_add(2) };
     if seq > SEQ_MAX {
         return Err(PlanError::OutOfNumbers);
     }
@@ -72,6 +84,21 @@ mod tests {
     fn first_update_of_a_fresh_image_goes_to_b() {
         let plan = plan_install(&list(&["macula-000001.efi"]), 1, 0).unwrap();
         assert_eq!((plan.seq, plan.slot, plan.remove.len()), (2, Slot::B, 0));
+    }
+
+    #[test]
+    fn rescue_writes_the_slot_that_is_not_committed() {
+        let plan = |names: &[&str], floor| {
+            let plan = plan_rescue(&list(names), floor).unwrap();
+            (plan.seq, plan.slot, plan.remove.len())
+        };
+        assert_eq!(plan(&["macula-000001.efi"], 0), (2, Slot::B, 0));
+        assert_eq!(plan(&["macula-000001.efi", "macula-000002.efi"], 0), (3, Slot::A, 1));
+        assert_eq!(plan(&["macula-000003.efi", "macula-000004+0-3.efi"], 4), (6, Slot::B, 1));
+        // Nothing is left: numbers that were used once are still not used again.
+        assert_eq!(plan(&[], 0), (1, Slot::A, 0));
+        assert_eq!(plan(&[], 8), (9, Slot::A, 0));
+        assert_eq!(plan(&["macula-000002+0-3.efi"], 0), (3, Slot::A, 0));
     }
 
     #[test]

@@ -181,6 +181,7 @@ mod tests {
             entry,
             seq: entry.seq,
             slot: entry.slot(),
+            rescue: None,
             trial: entry.tries.is_some(),
             tries_left: entry.tries.map(|t| t.left),
             version: "0.1.0".into(),

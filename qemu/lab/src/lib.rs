@@ -40,17 +40,23 @@ impl Lab {
         Ok(Self { owner, switch: Switch::new(), dir, _temporary: Some(temporary) })
     }
 
+    /// In a folder that stays, with the owner who is there already, if one is.
+    pub fn in_dir(maculactl: &Path, dir: &Path) -> Result<Self> {
+        let owner = Owner::new(maculactl, dir)?;
+        Ok(Self { owner, switch: Switch::new(), dir: dir.to_path_buf(), _temporary: None })
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// A machine with a copy of the image on its disk, provisioned with `config` (the text of `macula.toml`), started.
     pub fn start(&self, name: &str, image: &Path, config: &str, options: NodeOptions) -> Result<Node<'_>> {
-        self.start_disk(name, self.disk(name, image, config)?, options)
+        self.start_on(name, self.disk(name, image, config)?, options)
     }
 
-    /// A machine with a disk of [`Lab::disk`], started.
-    pub fn start_disk(&self, name: &str, disk: PathBuf, options: NodeOptions) -> Result<Node<'_>> {
+    /// A machine with this disk, as it is, started.
+    pub fn start_on(&self, name: &str, disk: PathBuf, options: NodeOptions) -> Result<Node<'_>> {
         Node::start(self, name, disk, options)
     }
 

@@ -15,12 +15,15 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// The owner whose key is in `dir`; makes the key if there is none.
     pub(crate) fn new(maculactl: &Path, dir: &Path) -> Result<Self> {
         let config = dir.join("owner");
         std::fs::create_dir_all(&config)?;
         let key = config.join("owner.key");
         let mut owner = Self { maculactl: maculactl.to_path_buf(), config, key, did: String::new() };
-        owner.run(&["key", "new"])?;
+        if !owner.key.exists() {
+            owner.run(&["key", "new"])?;
+        }
         owner.did = owner.run(&["key", "show"])?.trim().to_string();
         Ok(owner)
     }

@@ -52,6 +52,26 @@ impl WriteLog {
         Ok(Self { path, file, entries })
     }
 
+    /// How many requests a log holds that may still be growing: as many as there were at the guest's last flush.
+    pub fn recorded(path: &Path) -> Result<usize, Error> {
+        let error = |what: String| Error::WriteLog { path: path.to_owned(), what };
+        let file = File::open(path).map_err(|source| error(format!("cannot open: {source}")))?;
+        match file.metadata().map(|metadata| metadata.len()) {
+            Ok(0) => Ok(0),
+            _ => words(&file, 0).map(|[_, _, count, _]| count as usize).map_err(error),
+        }
+    }
+
+    /// The data of a request; nothing for a flush or a discard.
+    pub fn data(&self, entry: &LoggedWrite) -> Result<Vec<u8>, Error> {
+        let bytes = if entry.is_discard { 0 } else { entry.bytes };
+        let mut data = vec![0; bytes as usize];
+        let read = self.file.read_exact_at(&mut data, entry.data_at);
+        let what = |source| format!("cannot read at {}: {source}", entry.data_at);
+        read.map_err(|source| Error::WriteLog { path: self.path.clone(), what: what(source) })?;
+        Ok(data)
+    }
+
     pub fn entries(&self) -> &[LoggedWrite] {
         &self.entries
     }
@@ -149,6 +169,9 @@ mod tests {
             log.entries().iter().map(|entry| entry.is_flush).collect::<Vec<_>>(),
             [false, true, false, false]
         );
+        assert_eq!(WriteLog::recorded(&log_path).unwrap(), 4);
+        assert_eq!(log.data(&log.entries()[2]).unwrap(), [b'b'; 512]);
+        assert!(log.data(&log.entries()[3]).unwrap().is_empty());
         let sectors = |count| {
             std::fs::write(&disk, [b'.'; 2048]).unwrap();
             log.replay(&disk, count).unwrap();

@@ -23,6 +23,9 @@ pub trait Content {
     /// content of the manifest (wire form). Every chunk is verified when it is served. Kept until `withdraw` or restart.
     fn offer(&self, manifest: &[u8], path: &str) -> zbus::Result<()>;
 
+    /// As [`Self::offer`], out of a file that the caller has open: this service needs no right to its path.
+    fn offer_file(&self, manifest: &[u8], file: OwnedFd) -> zbus::Result<()>;
+
     fn withdraw(&self, mcid: &[u8]) -> zbus::Result<()>;
 
     /// Stores a raw block (at most 256 KiB) and announces it. Returns its MCID.

@@ -26,6 +26,9 @@ pub struct OsReport {
     pub failed_releases: Vec<FailedReport>,
     /// MCID text of the release this slot was installed from; empty for the factory image.
     pub release: String,
+    /// Why the rescue system runs; empty when a slot does. `version`, `slot` and `seq` are then those of the release that
+    /// was committed last.
+    pub rescue: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -230,4 +233,29 @@ pub struct KillParams {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PowerParams {
     pub reason: String,
+}
+
+/// Parameters of `config`, which answers the text of the node's configuration (secrets hidden), or one key's value.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigParams {
+    /// Such as `mesh.port`.
+    pub key: Option<String>,
+}
+
+/// Parameters of `config_change`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigChange {
+    pub key: String,
+    /// TOML, or a string without its quotes; absent: the key is removed, and its default holds.
+    pub value: Option<String>,
+}
+
+/// Answer to `config_change`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigChanged {
+    /// From when on it holds, for people.
+    pub effect: String,
 }

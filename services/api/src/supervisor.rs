@@ -22,5 +22,15 @@ pub trait Supervisor {
 
     fn reboot(&self, reason: &str) -> zbus::Result<()>;
 
+    /// Restarts into the rescue system.
+    fn rescue(&self, reason: &str) -> zbus::Result<()>;
+
     fn poweroff(&self, reason: &str) -> zbus::Result<()>;
+
+    /// Factory reset: marks the disk for it and reboots. There is no way back from here.
+    fn factory_reset(&self, reason: &str) -> zbus::Result<()>;
+
+    /// Replaces `config.toml`, which belongs to root, by this text. Whoever asks has checked it; services see it when they
+    /// start again.
+    fn write_config(&self, text: &str) -> zbus::Result<()>;
 }

@@ -13,6 +13,9 @@ pub trait Update {
     /// and for a release that failed here before (unless `again`).
     fn install(&self, release: &[u8], again: bool) -> zbus::Result<()>;
 
+    /// The text of the node's configuration, secrets hidden.
+    fn config(&self) -> zbus::Result<String>;
+
     /// Boots the other slot's committed release.
     fn rollback(&self) -> zbus::Result<()>;
 }

@@ -1,15 +1,16 @@
 //! Holds the node key: makes it on first boot, signs with it, shows it to nobody.
 //!
-//! The key lives in `/state/identity/node.key`, readable by this service alone, written so that a power cut leaves
-//! either no key (the next boot makes one) or a whole one.
+//! The key lives in `/state/identity/node.key`, readable by this service alone, in two copies, written so that a power cut
+//! leaves either no key (the next boot makes one) or a whole one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use os_durable::{Form, Found};
 use os_identity::{NodeKey, domain};
 use services_api::identity::Chain;
-use services_api::{bus, daemon, durable};
+use services_api::{bus, daemon};
 
 /// Most that is ever signed as one record.
 const MAX_RECORD: usize = 4096;
@@ -38,18 +39,31 @@ fn key_path() -> PathBuf {
 /// Reads the key. Makes one only where there has never been one: a node that lost its key must say so, not become
 /// another node in silence.
 fn load_or_make(path: &Path) -> Result<NodeKey> {
-    if let Some(bytes) = durable::read(path) {
-        return parse(&bytes).with_context(|| format!("{} does not hold a key", path.display()));
+    let found = Form::Record.read(path);
+    if matches!(found, Found::Previous(_)) {
+        tracing::error!("{} is damaged; its second copy is used and written back", path.display());
     }
-    if path.exists() {
-        bail!(
-            "{} is damaged and so is its previous copy; restore it from a backup, or remove it to become a new node",
+    match found {
+        Found::Newest(bytes) | Found::Previous(bytes) => {
+            let key = parse(&bytes).with_context(|| format!("{} does not hold a key", path.display()))?;
+            // A key that is there is used, even on a disk that takes no more writes.
+            if let Err(e) = Form::Record.mirror(path, &bytes) {
+                tracing::error!("{} cannot be given a second copy: {e}", path.display());
+            }
+            Ok(key)
+        }
+        Found::Absent => make(path),
+        Found::Damaged | Found::Unsealed(_) => bail!(
+            "{} is damaged and so is its second copy; restore it from a backup, or reset the node to become a new one",
             path.display()
-        );
+        ),
     }
+}
+
+fn make(path: &Path) -> Result<NodeKey> {
     let key = NodeKey::generate().context("no random numbers for the node key")?;
     let hex = data_encoding::HEXLOWER.encode(key.seed().as_ref());
-    durable::write(path, hex.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    Form::Record.mirror(path, hex.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     tracing::info!("made this node's key");
     Ok(key)
 }
@@ -100,15 +114,35 @@ impl Identity {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_key_is_made_once_and_a_damaged_one_is_never_replaced() {
-        let dir = std::env::temp_dir().join(format!("macula-identity-{}", std::process::id()));
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("macula-identity-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
-        let path = dir.join("node.key");
+        dir.join("node.key")
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_a_damaged_one_is_never_replaced() {
+        let path = scratch("damaged");
         let made = load_or_make(&path).unwrap().node_id();
         assert_eq!(load_or_make(&path).unwrap().node_id(), made);
         std::fs::write(&path, b"garbage").unwrap();
+        std::fs::write(os_durable::previous(&path), b"").unwrap();
         assert!(load_or_make(&path).err().unwrap().to_string().contains("damaged"));
+    }
+
+    #[test]
+    fn one_damaged_copy_of_the_key_is_healed_by_the_other() {
+        let path = scratch("healed");
+        let made = load_or_make(&path).unwrap().node_id();
+        for spoilt in [path.clone(), os_durable::previous(&path)] {
+            std::fs::write(&spoilt, b"garbage").unwrap();
+            assert_eq!(load_or_make(&path).unwrap().node_id(), made);
+        }
+        // As a release left it that knew of one copy only.
+        std::fs::remove_file(os_durable::previous(&path)).unwrap();
+        assert_eq!(load_or_make(&path).unwrap().node_id(), made);
+        std::fs::write(&path, b"").unwrap();
+        assert_eq!(load_or_make(&path).unwrap().node_id(), made);
     }
 }

@@ -10,7 +10,7 @@ use os_slots::{BootVerdict, Entry, FailedRelease, GateVerdict, Trial, after_boot
 use crate::links::reboot;
 use crate::node::now_unix;
 use crate::updater::{Standing, Updater};
-use crate::{gate, seed};
+use crate::{gate, rescue, seed};
 
 const AGAIN: Duration = Duration::from_secs(10);
 /// How often an install that a power cut interrupted is begun again in one boot: its content may be out of reach.
@@ -24,6 +24,9 @@ pub async fn settle(updater: Arc<Updater>) {
         tokio::time::sleep(AGAIN).await;
     }
     let boot = &updater.node.boot;
+    if boot.rescue.is_some() {
+        return rescue::run(&updater).await;
+    }
     if let Some(installed) = updater.records.installed(boot.slot, boot.seq) {
         tokio::spawn(seed::keep_offered(updater.clone(), installed));
     }

@@ -21,7 +21,8 @@ const LOG_LINES: u32 = 40;
 /// Runs until there is a verdict other than waiting. `peers` are those that the node had before, as text; none means that
 /// only local checks count. Time is counted from boot, so that a restart of this service gives no trial more of it.
 pub async fn run(updater: &Arc<Updater>, had_peers: bool, peers: &[String]) -> GateVerdict {
-    let wanted = &updater.node.config.gate;
+    let config = updater.node.config();
+    let wanted = &config.gate;
     let config = GateConfig {
         steady_ms: u64::from(wanted.steady_s) * 1000,
         deadline_ms: u64::from(wanted.timeout_s) * 1000,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use os_bootloader::{Bootloader, DeviceFile, UKI_MAX, Uefi};
 use os_content_id::{CHUNK_SIZE, ChunkList, Hash, hash};
 use os_release::{Artifact, Role, SignedRelease};
-use os_slots::{Entry, InstallPlan, Trial, plan_install};
+use os_slots::{Entry, InstallPlan, Slot, Trial, plan_install, plan_rescue};
 
 use crate::assemble::{Local, Progress, Source, Target};
 use crate::direct_read::DirectReader;
@@ -67,10 +67,8 @@ impl Install<'_> {
         self.stage_uki(&plan, &uki_list, part)?;
 
         monitor.phase("switch", total);
-        self.record(&plan, &root_list)?;
-        let entry = self.esp()?.arm(plan.seq)?;
-        let _ = std::fs::remove_file(self.records.uki_part());
-        Ok(entry)
+        self.record(&plan, &root_list, &uki_list)?;
+        self.esp()?.arm(plan.seq).map_err(Into::into)
     }
 
     fn artifact(&self, role: Role) -> Result<&Artifact> {
@@ -113,7 +111,11 @@ impl Install<'_> {
             esp.remove_staged(seq)?;
         }
         let floor = self.records.highest_seq(&self.node.boot);
-        let plan = plan_install(&esp.entries()?, self.node.boot.seq, floor)?;
+        let entries = esp.entries()?;
+        let plan = match self.node.boot.rescue {
+            Some(_) => plan_rescue(&entries, floor)?,
+            None => plan_install(&entries, self.node.boot.seq, floor)?,
+        };
         for entry in &plan.remove {
             esp.remove(*entry)?;
         }
@@ -144,8 +146,15 @@ impl Install<'_> {
         Ok(file)
     }
 
-    /// Copies what the UKIs on the ESP have in common with the new one.
+    /// Copies what the UKIs on the ESP, and the copies of them, have in common with the new one.
     fn reuse_ukis(&self, list: &ChunkList, part: &File) -> Result<()> {
+        for path in [Slot::A, Slot::B].map(|slot| self.records.uki(slot)) {
+            if let Ok(mut file) = File::open(&path)
+                && let Err(e) = io::copy(&mut file, &mut ChunkSink::new(list, part))
+            {
+                tracing::warn!("{} cannot be compared: {e}", path.display());
+            }
+        }
         let mut esp = self.esp()?;
         for entry in esp.entries()? {
             let mut sink = ChunkSink::new(list, part);
@@ -166,7 +175,8 @@ impl Install<'_> {
     }
 
     /// Everything the next boots need to know, before the switch makes them happen.
-    fn record(&self, plan: &InstallPlan, root_list: &ChunkList) -> Result<()> {
+    fn record(&self, plan: &InstallPlan, root_list: &ChunkList, uki_list: &ChunkList) -> Result<()> {
+        std::fs::rename(self.records.uki_part(), self.records.uki(plan.slot)).context("keeping the UKI")?;
         let release = self.release.release();
         let mcid = self.release.mcid().to_string();
         let installed = Installed {
@@ -175,7 +185,11 @@ impl Install<'_> {
             release: mcid.clone(),
             at_unix: now_unix(),
         };
-        let files = SeedFiles { release: self.release.encode(), root_manifest: root_list.encode() };
+        let files = SeedFiles {
+            release: self.release.encode(),
+            root_manifest: root_list.encode(),
+            uki_manifest: uki_list.encode(),
+        };
         self.records.set_installed(plan.slot, &installed, &files)?;
         let peers = (self.peers)();
         self.records.set_trial(&Trial {
@@ -218,12 +232,12 @@ fn read_at(path: &Path, offset: u64, len: usize) -> Result<Vec<u8>> {
 }
 
 /// How much of a root partition is content: the file system says how long it is, the hash tree adds less than a
-/// hundredth. Not more than the partition, and all of it when it is not EROFS.
+/// hundredth. Not more than the partition, and nothing when it is not EROFS (a wiped slot, seen from the rescue system).
 fn root_content_len(file: &File, partition: u64) -> u64 {
     let mut sb = [0; 40];
     let magic = 0xe0f5_e1e2u32.to_le_bytes();
     if file.read_exact_at(&mut sb, 1024).is_err() || sb[..4] != magic || sb[12] > 16 {
-        return partition;
+        return 0;
     }
     let blocks = u64::from(u32::from_le_bytes([sb[36], sb[37], sb[38], sb[39]]));
     let data = blocks << sb[12];

@@ -14,6 +14,7 @@
 
 mod after_boot;
 mod assemble;
+mod configuration;
 mod direct_read;
 mod gate;
 mod install;
@@ -22,6 +23,7 @@ mod node;
 mod owner;
 mod rauc;
 mod records;
+mod rescue;
 mod seed;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use os_config::Config;
@@ -10,11 +11,13 @@ use os_release::Version;
 use os_slots::{BootInfo, Slot};
 use services_api::bus;
 
+use crate::configuration::Configuration;
+
 const BOOT_INFO_MAX: u64 = 1024 * 1024;
 
 pub struct Node {
     pub boot: BootInfo,
-    pub config: Config,
+    pub configuration: Configuration,
     pub version: Version,
     run_dir: PathBuf,
     pub state_dir: PathBuf,
@@ -24,19 +27,24 @@ impl Node {
     pub fn load() -> Result<Self> {
         let run_dir = bus::run_dir();
         let boot = read_boot_info(&run_dir.join("boot.json"))?;
-        let config = Config::load().unwrap_or_else(|e| {
-            // A typo must not take the way out of it away: without keys no release is accepted, but all else works.
-            tracing::error!("config.toml is not used: {e}");
-            Config::default()
-        });
         let state_dir = std::env::var_os("STATE_DIRECTORY").map_or("/state/update".into(), PathBuf::from);
-        Self::new(boot, config, run_dir, state_dir)
+        Self::new(boot, Configuration::load(), run_dir, state_dir)
     }
 
-    pub fn new(boot: BootInfo, config: Config, run_dir: PathBuf, state_dir: PathBuf) -> Result<Self> {
+    pub fn new(
+        boot: BootInfo,
+        configuration: Configuration,
+        run_dir: PathBuf,
+        state_dir: PathBuf,
+    ) -> Result<Self> {
         let version = Version::parse(&boot.version)
             .with_context(|| format!("the running release calls itself {:?}", boot.version))?;
-        Ok(Self { boot, config, version, run_dir, state_dir })
+        Ok(Self { boot, configuration, version, run_dir, state_dir })
+    }
+
+    /// What the configuration says now.
+    pub fn config(&self) -> Arc<Config> {
+        self.configuration.config()
     }
 
     /// The ESP, read and written.

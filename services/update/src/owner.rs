@@ -9,10 +9,12 @@ use os_content_id::Mcid;
 use services_api::control::{self, Answer, Call, ok};
 use services_api::mesh::{Incoming, MeshEvent};
 use services_api::report::{
-    InstallParams, KillParams, LinkReport, LogLine, LogsParams, PowerParams, ProbeResult, UnitParams,
+    ConfigParams, InstallParams, KillParams, LinkReport, LogLine, LogsParams, PowerParams, ProbeResult,
+    UnitParams,
 };
 use tokio::sync::mpsc;
 
+use crate::configuration;
 use crate::links::from_json;
 use crate::rauc;
 use crate::updater::Updater;
@@ -63,16 +65,17 @@ async fn answer(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer
         }
         "links" => ok(&from_json::<Vec<LinkReport>>(&links.network().await?.links().await?)?),
         "plan" => ok(&links.reconciler().await?.plan().await?),
+        "config" => ok(&configuration::show(updater, call.params::<ConfigParams>()?.key.as_deref())?),
         "refresh" => ok(&links.reconciler().await?.refresh().await?),
         _ => {
             tracing::info!("{who} orders {}", call.method);
-            act(updater, call).await
+            act(updater, call, who).await
         }
     }
 }
 
 /// What changes something.
-async fn act(updater: &Arc<Updater>, call: &Call) -> Result<Answer> {
+async fn act(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer> {
     let links = &updater.links;
     match call.method.as_str() {
         "install" => {
@@ -81,6 +84,8 @@ async fn act(updater: &Arc<Updater>, call: &Call) -> Result<Answer> {
             updater.install(mcid, p.again).await?;
         }
         "rollback" => updater.rollback().await?,
+        "config_change" => return ok(&configuration::change(updater, &call.params()?, who).await?),
+        "reset" => configuration::reset(updater, who).await?,
         "kill" => {
             let p: KillParams = call.params()?;
             links.supervisor().await?.kill(&p.unit, p.signal).await?;
@@ -92,6 +97,10 @@ async fn act(updater: &Arc<Updater>, call: &Call) -> Result<Answer> {
         "reboot" => {
             let p: PowerParams = call.params()?;
             links.supervisor().await?.reboot(&p.reason).await?;
+        }
+        "rescue" => {
+            let p: PowerParams = call.params()?;
+            links.supervisor().await?.rescue(&p.reason).await?;
         }
         "poweroff" => {
             let p: PowerParams = call.params()?;

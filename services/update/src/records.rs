@@ -34,10 +34,11 @@ pub struct Installed {
     pub at_unix: u64,
 }
 
-/// The bytes that a slot's seed needs: the release and the manifest of its root.
+/// The bytes that a slot's seed needs: the release and the manifests of its root and its UKI.
 pub struct SeedFiles {
     pub release: Vec<u8>,
     pub root_manifest: Vec<u8>,
+    pub uki_manifest: Vec<u8>,
 }
 
 pub struct Records {
@@ -92,9 +93,15 @@ impl Records {
         self.read(&format!("slot-{slot}")).filter(|i: &Installed| i.seq == seq)
     }
 
+    /// What the slots hold, as far as known.
+    pub fn slots(&self) -> Vec<Installed> {
+        [Slot::A, Slot::B].iter().filter_map(|s| self.read(&format!("slot-{s}"))).collect()
+    }
+
     pub fn set_installed(&self, slot: Slot, installed: &Installed, files: &SeedFiles) -> Result<()> {
         self.write_bytes(&format!("slot-{slot}.release"), &files.release)?;
         self.write_bytes(&format!("slot-{slot}.manifest"), &files.root_manifest)?;
+        self.write_bytes(&format!("slot-{slot}.uki-manifest"), &files.uki_manifest)?;
         self.write(&format!("slot-{slot}"), installed)
     }
 
@@ -102,13 +109,14 @@ impl Records {
         Some(SeedFiles {
             release: durable::read(&self.dir.join(format!("slot-{slot}.release")))?,
             root_manifest: durable::read(&self.dir.join(format!("slot-{slot}.manifest")))?,
+            uki_manifest: durable::read(&self.dir.join(format!("slot-{slot}.uki-manifest")))?,
         })
     }
 
     /// The highest install sequence number that anything here or in the evidence mentions.
     pub fn highest_seq(&self, boot: &BootInfo) -> u32 {
-        let slots = [Slot::A, Slot::B].map(|s| self.read::<Installed>(&format!("slot-{s}")).map(|i| i.seq));
-        let known = slots.into_iter().flatten().chain(self.trial().map(|t| t.seq));
+        let slots = self.slots();
+        let known = slots.iter().map(|i| i.seq).chain(self.trial().map(|t| t.seq));
         let failed = self.failed();
         let failed = failed.iter().map(|f| f.seq);
         known.chain(failed).chain(boot.evidence.iter().map(|e| e.seq)).max().unwrap_or(0)
@@ -139,6 +147,12 @@ impl Records {
     /// Where a UKI is put together before it goes to the ESP.
     pub fn uki_part(&self) -> PathBuf {
         self.dir.join("uki.part")
+    }
+
+    /// The UKI that went into a slot: neighbours get it from here, and rescue when the ESP's is gone. (On the ESP it lies in
+    /// clusters, which only the boot loader's code can follow.)
+    pub fn uki(&self, slot: Slot) -> PathBuf {
+        self.dir.join(format!("uki-{slot}.efi"))
     }
 
     /// Whether the state partition takes and gives back what is written. Only for the gate: it writes.

@@ -1,5 +1,7 @@
-//! The slot is the seed: a committed release is offered to neighbours out of the running root partition.
+//! The slot is the seed: a committed release is offered to neighbours out of the running root partition, its UKI out of the
+//! copy that was kept of it.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,12 +28,18 @@ pub async fn keep_offered(updater: Arc<Updater>, installed: Installed) {
     }
 }
 
-async fn offer(updater: &Updater) -> Result<zbus::Connection> {
+/// Offers release, root and UKI, as far as they are there and sound.
+pub async fn offer(updater: &Updater) -> Result<zbus::Connection> {
     let files = updater.records.seed_files(updater.node.boot.slot).context("the slot's records are gone")?;
     let connection = updater.links.content_connection().await?;
     let content = updater.links.content().await?;
     content.put(&files.release).await.context("the release statement")?;
     let path = updater.node.active_root_for_content();
     content.offer(&files.root_manifest, &path.to_string_lossy()).await.context("the root")?;
+    let uki = File::open(updater.records.uki(updater.node.boot.slot)).context("the kept UKI")?;
+    content
+        .offer_file(&files.uki_manifest, std::os::fd::OwnedFd::from(uki).into())
+        .await
+        .context("the UKI")?;
     Ok(connection)
 }

@@ -23,6 +23,7 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use crate::after_boot;
+use crate::configuration::Configuration;
 use crate::links::Links;
 use crate::node::{Node, uptime_ms};
 use crate::updater::{Standing, Updater};
@@ -193,6 +194,7 @@ impl World {
     pub fn boot(&self, entry: &str, evidence: Vec<Evidence>) -> Arc<Updater> {
         let entry: Entry = entry.parse().unwrap();
         let boot = BootInfo {
+            rescue: None,
             entry,
             seq: entry.seq,
             slot: entry.slot(),
@@ -216,7 +218,9 @@ impl World {
         // Time counts from the machine's boot: a gate that is meant to fail fails at once.
         let time_left = if self.mesh_state == "ready" { 60 } else { 0 };
         (config.gate.timeout_s, config.gate.steady_s) = ((uptime_ms() / 1000) as u32 + time_left, 0);
-        let node = Node::new(boot, config, bus::run_dir(), self.dir.path().join("state")).unwrap();
+        let node =
+            Node::new(boot, Configuration::new(None, config), bus::run_dir(), self.dir.path().join("state"))
+                .unwrap();
         let (streams, events) = Streams::serve(&[("control/1", "owner")]);
         tokio::spawn(ignore(events));
         let updater = Arc::new(Updater::new(node, Links::new(streams)).unwrap());

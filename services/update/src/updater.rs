@@ -13,6 +13,7 @@ use services_api::report::{FailedReport, InstallReport, OsReport, TrialReport};
 use tokio::sync::{OnceCell, watch};
 
 use crate::assemble::Progress;
+use crate::configuration;
 use crate::install::{Install, Monitor};
 use crate::links::{ContentSource, Links, reboot};
 use crate::node::{Node, now_unix, uptime_ms};
@@ -67,6 +68,8 @@ pub struct Updater {
     node_id: OnceCell<String>,
     /// One at a time on the ESP.
     esp: Mutex<()>,
+    /// One change of the configuration at a time.
+    pub config_turn: tokio::sync::Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -74,8 +77,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Updater {
-    pub fn new(node: Node, links: Links) -> Result<Self> {
+    pub fn new(mut node: Node, links: Links) -> Result<Self> {
         let records = Records::open(&node.state_dir)?;
+        if node.boot.rescue.is_some() {
+            node.version = newest_version(&node, &records);
+        }
         Ok(Self {
             node,
             records,
@@ -86,6 +92,7 @@ impl Updater {
             gate: Mutex::default(),
             node_id: OnceCell::new(),
             esp: Mutex::default(),
+            config_turn: tokio::sync::Mutex::default(),
         })
     }
 
@@ -148,9 +155,9 @@ impl Updater {
         let trial = boot.trial && self.standing() != Standing::Settled;
         OsReport {
             node: node.cloned().unwrap_or_default(),
-            name: self.node.config.name.clone(),
+            name: self.node.config().name.clone(),
             board: boot.board.clone(),
-            version: boot.version.clone(),
+            version: self.node.version.to_string(),
             slot: boot.slot.to_string(),
             seq: boot.seq,
             entries: entries.iter().map(Entry::to_string).collect(),
@@ -167,6 +174,7 @@ impl Updater {
             events: self.records.events(),
             failed_releases: self.records.failed().iter().map(failed_report).collect(),
             release,
+            rescue: boot.rescue.clone().unwrap_or_default(),
         }
     }
 
@@ -221,7 +229,8 @@ impl Updater {
             bail!("the content service delivered something else");
         }
         let release = SignedRelease::decode(&bytes)?;
-        let update = &self.node.config.update;
+        let config = self.node.config();
+        let update = &config.update;
         if update.release_keys.is_empty() {
             bail!("config.toml names no update.release_keys, so no release can be trusted");
         }
@@ -230,6 +239,7 @@ impl Updater {
             threshold: update.threshold,
             board: &self.node.boot.board,
             running: &self.node.version,
+            reinstall: self.node.boot.rescue.is_some(),
             now_unix: now_unix(),
         })?;
         self.records.set_intent(&Intent { release: mcid.to_string(), again })?;
@@ -278,7 +288,7 @@ impl Updater {
             tracing::warn!("mesh does not say who its peers are: {e:#}");
             Vec::new()
         });
-        let owner = self.node.config.owner.map(|o| o.to_string());
+        let owner = self.node.config().owner.map(|o| o.to_string());
         let nodes = peers.into_iter().filter(|p| p.connected).map(|p| p.node);
         nodes.filter(|n| Some(n) != owner.as_ref()).take(16).collect()
     }
@@ -376,6 +386,13 @@ impl Updater {
     }
 }
 
+/// What rescue must not go below: the release that was committed last, or what the rescue system came with.
+fn newest_version(node: &Node, records: &Records) -> os_release::Version {
+    let committed = records.installed(node.boot.slot, node.boot.seq);
+    let committed = committed.and_then(|i| i.version.parse().ok());
+    committed.into_iter().chain([node.version.clone()]).max().unwrap_or_else(|| node.version.clone())
+}
+
 fn failed_report(f: &FailedRelease) -> FailedReport {
     FailedReport {
         release: f.mcid.clone(),
@@ -461,6 +478,10 @@ pub struct Server {
 impl Server {
     async fn status(&self) -> zbus::fdo::Result<String> {
         serde_json::to_string(&self.updater.status().await).map_err(bus::failed)
+    }
+
+    fn config(&self) -> zbus::fdo::Result<String> {
+        configuration::show(&self.updater, None).map_err(bus::failed)
     }
 
     async fn install(&self, release: Vec<u8>, again: bool) -> zbus::fdo::Result<()> {

@@ -19,7 +19,7 @@ fn with_the_keys_enrolled_only_a_signed_uki_boots() -> Result<()> {
     let unsigned = std::fs::read(bench.releases.second.artifacts.join("uki.efi"))?;
     bench.lab.write_to_esp(&disk, UNSIGNED, &unsigned)?;
     let options = NodeOptions { secure_boot: true, ..NodeOptions::default() };
-    let node = bench.lab.start_disk("secure", disk, options)?;
+    let node = bench.lab.start_on("secure", disk, options)?;
     with_console(&node, boot_chain(&node))?;
     let status = with_console(&node, node.wait_answer())?;
     ensure!(status["slot"] == "A" && status["seq"] == 1, "{status}");

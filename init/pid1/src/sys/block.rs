@@ -9,6 +9,8 @@ use nix::libc;
 nix::ioctl_read!(blkgetsize64, 0x12, 114, u64);
 nix::ioctl_none!(blkrrpart, 0x12, 95);
 nix::ioctl_write_ptr!(ext4_ioc_resize_fs, b'f', 16, u64);
+nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
+nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
 
 const BLKPG: u64 = 0x1269;
 const BLKPG_RESIZE_PARTITION: libc::c_int = 3;
@@ -54,6 +56,20 @@ pub fn resize_partition(disk: &File, number: u32, start: u64, length: u64) -> io
 pub fn reread_partitions(disk: &File) -> io::Result<()> {
     // SAFETY: BLKRRPART takes no argument.
     unsafe { blkrrpart(disk.as_raw_fd()) }?;
+    Ok(())
+}
+
+/// Tells the device that a range is unused. What is read there afterwards is not known; many devices cannot.
+pub fn discard(device: &File, at: u64, length: u64) -> io::Result<()> {
+    // SAFETY: the ioctl reads two u64.
+    unsafe { blkdiscard(device.as_raw_fd(), &[at, length]) }?;
+    Ok(())
+}
+
+/// Makes a range zero, by the device's own command for that or by writing.
+pub fn zero(device: &File, at: u64, length: u64) -> io::Result<()> {
+    // SAFETY: the ioctl reads two u64.
+    unsafe { blkzeroout(device.as_raw_fd(), &[at, length]) }?;
     Ok(())
 }
 

@@ -1,16 +1,48 @@
-//! `config check`: what a node would say to a config.toml, before it meets it.
+//! `config`: what a node would say to a config.toml, before it meets it; and what it has, seen and changed. `reset`.
 
+use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
-use os_config::{Config, ConfigError};
+use anyhow::{Context, Result, anyhow, bail};
+use os_config::{Config, ConfigError, MAX_SIZE};
+use services_api::report::ConfigChange;
 
 use super::Session;
 use crate::cli;
+use crate::output::clean;
 
-pub fn config(s: &Session, verb: cli::Config) -> Result<()> {
-    let cli::Config::Check { file } = verb;
-    let config = load(&file)?;
+pub async fn config(s: &Session, verb: cli::Config) -> Result<()> {
+    match verb {
+        cli::Config::Check { file } => check(s, &file),
+        cli::Config::Show => get(s, None).await,
+        cli::Config::Get { key } => get(s, key).await,
+        cli::Config::Set { key, value } => change(s, ConfigChange { key, value: Some(value) }).await,
+        cli::Config::Unset { key } => change(s, ConfigChange { key, value: None }).await,
+    }
+}
+
+async fn get(s: &Session, key: Option<String>) -> Result<()> {
+    let text = s.ask(async |n| n.config(key).await).await?;
+    s.out.show(&text, |_| text.lines().map(|line| clean(line) + "\n").collect())
+}
+
+async fn change(s: &Session, change: ConfigChange) -> Result<()> {
+    let changed = s.ask(async |n| n.change_config(&change).await).await?;
+    s.out.done(&format!("{}: {}", change.key, clean(&changed.effect)))
+}
+
+pub async fn reset(s: &Session, yes: bool) -> Result<()> {
+    if !yes {
+        bail!("this erases the node's key, owner, configuration and content for good: say `reset --yes`");
+    }
+    s.ask(async |n| n.reset().await).await?;
+    s.out.done(
+        "the node reboots and is a new one then: another id, no owner (`maculactl known forget` its address)",
+    )
+}
+
+fn check(s: &Session, file: &Path) -> Result<()> {
+    let config = load(file)?;
     let json = serde_json::json!({
         "ok": true,
         "name": config.name,
@@ -28,8 +60,13 @@ pub fn config(s: &Session, verb: cli::Config) -> Result<()> {
 
 /// A file that is not there is an error here, while a node would run with the defaults.
 fn load(file: &Path) -> Result<Config> {
-    std::fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
-    Config::load_from(file).map_err(|e| {
+    let mut text = String::new();
+    let read = std::fs::File::open(file).and_then(|f| f.take(MAX_SIZE + 1).read_to_string(&mut text));
+    read.with_context(|| format!("cannot read {}", file.display()))?;
+    if text.len() as u64 > MAX_SIZE {
+        return Err(ConfigError::TooLarge(file.to_path_buf()).into());
+    }
+    Config::parse(&text).map_err(|e| {
         let line = match &e {
             ConfigError::Toml(toml) => toml.span().and_then(|span| line_of(file, span.start)),
             _ => None,

@@ -22,8 +22,9 @@ const HELP: &str = "\
   links        its network links and addresses
   events       what happened to the OS lately
   logs [UNIT]  the newest log lines
+  config       its configuration
   help         this
-To control the node use maculactl from your own machine.
+To control the node use maculactl from your own machine. A factory reset is in the boot menu: press a key while it starts.
 ";
 
 pub async fn console(s: &Session) -> Result<()> {
@@ -74,6 +75,7 @@ async fn answer(line: &str, palette: Palette) -> Result<String> {
         ("logs", unit) => {
             units::render_logs(&Node::Local.logs(unit.unwrap_or(""), LOG_LINES).await?, palette)
         }
+        ("config", None) => Node::Local.config(None).await?.lines().map(|line| clean(line) + "\n").collect(),
         ("help" | "?", _) => HELP.into(),
         _ => format!("`{}` is not known here, `help` lists what is\n", clean(line.trim())),
     })

@@ -53,12 +53,13 @@ pub async fn run(cli: Cli) -> Result<()> {
             update::update(s, &wanted, again, watch).await
         }
         Verb::Rollback => update::rollback(s).await,
-        Verb::Reboot { reason } => update::reboot(s, &reason).await,
+        Verb::Reboot { reason, rescue } => update::reboot(s, &reason, rescue).await,
         Verb::Poweroff { reason } => update::poweroff(s, &reason).await,
         Verb::Content(verb) => content::content(s, verb).await,
         Verb::Dht(verb) => dht::dht(s, verb).await,
+        Verb::Config(verb) => config::config(s, verb).await,
+        Verb::Reset { yes } => config::reset(s, yes).await,
         Verb::RaucBus { listen } => rauc::bus(s, &listen).await,
-        Verb::Config(verb) => config::config(s, verb),
         Verb::Console => console::console(s).await,
     }
 }

@@ -85,8 +85,14 @@ pub fn signatures(signed: &SignedRelease) -> Vec<(NodeId, bool)> {
     let r = signed.release();
     let holds = |signer: &NodeId| {
         let keys = [*signer];
-        let expected =
-            Expected { keys: &keys, threshold: 1, board: &r.board, running: &r.version, now_unix: 0 };
+        let expected = Expected {
+            keys: &keys,
+            threshold: 1,
+            board: &r.board,
+            running: &r.version,
+            reinstall: true,
+            now_unix: 0,
+        };
         !matches!(
             signed.verify(&expected),
             Err(ReleaseError::WrongSignature(_) | ReleaseError::NotEnoughSignatures { .. })

@@ -101,6 +101,9 @@ pub fn render(r: &OsReport, palette: Palette) -> String {
     line("node", clean(&r.node));
     line("name", clean(&r.name));
     line("board", clean(&r.board));
+    if !r.rescue.is_empty() {
+        line("rescue", palette.paint(Color::Red, &clean(&r.rescue)));
+    }
     line("version", format!("{}, slot {}, install {}", clean(&r.version), clean(&r.slot), r.seq));
     line("release", if r.release.is_empty() { "factory image".into() } else { clean(&r.release) });
     line("up", duration(r.uptime_s));

@@ -92,7 +92,11 @@ pub async fn rollback(s: &Session) -> Result<()> {
     s.out.done("the node boots its other slot")
 }
 
-pub async fn reboot(s: &Session, reason: &str) -> Result<()> {
+pub async fn reboot(s: &Session, reason: &str, rescue: bool) -> Result<()> {
+    if rescue {
+        s.ask(async |n| n.rescue(reason).await).await?;
+        return s.out.done("the node restarts into its rescue system");
+    }
     s.ask(async |n| n.reboot(reason).await).await?;
     s.out.done("the node restarts")
 }

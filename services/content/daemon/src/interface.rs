@@ -1,5 +1,6 @@
 //! `io.macula.Content1`: what other services of this node ask for.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
@@ -50,6 +51,13 @@ impl Content {
 
     async fn offer(&self, manifest: Vec<u8>, path: String) -> fdo::Result<()> {
         let mcid = self.node.local.offer(manifest, PathBuf::from(path)).await.map_err(bus::failed)?;
+        self.node.announce(mcid);
+        Ok(())
+    }
+
+    async fn offer_file(&self, manifest: Vec<u8>, file: zbus::OwnedFd) -> fdo::Result<()> {
+        let file = File::from(OwnedFd::from(file));
+        let mcid = self.node.local.offer_file(manifest, file).await.map_err(bus::failed)?;
         self.node.announce(mcid);
         Ok(())
     }
@@ -174,6 +182,10 @@ mod tests {
         let refused = content.offer(&list.encode(), "/proc/self/mem").await.unwrap_err();
         assert!(refused.to_string().contains("may not be offered"), "{refused}");
         content.offer(&list.encode(), path.to_str().unwrap()).await.unwrap();
+
+        content.withdraw(&list.mcid().to_bytes()).await.unwrap();
+        let file = OwnedFd::from(File::open(&path).unwrap());
+        content.offer_file(&list.encode(), file.into()).await.unwrap();
 
         let mcid = list.mcid().to_bytes();
         let wire = content.manifest(&mcid).await.unwrap();

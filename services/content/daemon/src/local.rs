@@ -1,5 +1,6 @@
 //! What this node has itself: its store and what others offered. All disk work and hashing happens on other threads.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -96,6 +97,12 @@ impl Local {
     }
 
     /// Offers a file's content, after a look at its first and last chunk.
+    pub async fn offer_file(&self, manifest: Vec<u8>, file: File) -> Result<Mcid> {
+        let offers = self.offers.clone();
+        let offer = move || anyhow::Ok(offers.offer_file(ChunkList::decode_any(&manifest)?, file)?);
+        blocking(offer).await?
+    }
+
     pub async fn offer(&self, manifest: Vec<u8>, path: PathBuf) -> Result<Mcid> {
         let offers = self.offers.clone();
         let offer = move || anyhow::Ok(offers.offer(ChunkList::decode_any(&manifest)?, &path)?);

@@ -46,11 +46,21 @@ pub struct Offer {
 impl Offer {
     /// Opens the file and looks whether its first and last chunk are what they should be.
     pub fn open(list: ChunkList, path: &Path) -> Result<Self, OfferError> {
+        // O_NONBLOCK: opening a pipe must not wait for its other end.
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
+        let file =
+            options.open(path).map_err(|source| OfferError::Io { path: path.to_path_buf(), source })?;
+        Self::of_file(list, file, path)
+    }
+
+    /// As [`Self::open`], for a file that somebody else has opened; `path` is only its name for people.
+    pub fn of_file(list: ChunkList, file: File, path: &Path) -> Result<Self, OfferError> {
         let chunk_size = list.manifest().chunk_size;
         if chunk_size as usize > MAX_BLOCK {
             return Err(OfferError::ChunkSize(chunk_size));
         }
-        let file = open_readable(path, list.manifest().size)?;
+        check_readable(&file, path, list.manifest().size)?;
         let mut by_hash: Vec<u32> = (0..list.manifest().chunk_count).collect();
         by_hash.sort_by_key(|i| list.hashes()[*i as usize]);
         let offer = Self { list, path: path.to_path_buf(), file, by_hash };
@@ -86,12 +96,8 @@ impl Offer {
     }
 }
 
-fn open_readable(path: &Path, size: u64) -> Result<File, OfferError> {
+fn check_readable(mut file: &File, path: &Path, size: u64) -> Result<(), OfferError> {
     let failed = |source| OfferError::Io { path: path.to_path_buf(), source };
-    // O_NONBLOCK: opening a pipe must not wait for its other end.
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
-    let mut file = options.open(path).map_err(failed)?;
     let kind = file.metadata().map_err(failed)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         return Err(OfferError::Kind(path.to_path_buf()));
@@ -100,7 +106,7 @@ fn open_readable(path: &Path, size: u64) -> Result<File, OfferError> {
     if found < size {
         return Err(OfferError::Short { path: path.to_path_buf(), found, size });
     }
-    Ok(file)
+    Ok(())
 }
 
 /// All that is offered.
@@ -122,8 +128,17 @@ impl Offers {
             let roots: Vec<_> = self.roots.iter().map(|r| r.display().to_string()).collect();
             return Err(OfferError::Forbidden { path: path.to_path_buf(), roots: roots.join(" and ") });
         }
-        let mcid = list.mcid();
-        let offer = Arc::new(Offer::open(list, path)?);
+        self.add(Offer::open(list, path)?)
+    }
+
+    /// As [`Self::offer`], out of a file that whoever may read it has opened.
+    pub fn offer_file(&self, list: ChunkList, file: File) -> Result<Mcid, OfferError> {
+        let name = PathBuf::from(list.manifest().name.clone());
+        self.add(Offer::of_file(list, file, &name)?)
+    }
+
+    fn add(&self, offer: Offer) -> Result<Mcid, OfferError> {
+        let (mcid, offer) = (offer.list.mcid(), Arc::new(offer));
         let mut offers = self.offers.write().unwrap_or_else(PoisonError::into_inner);
         if offers.len() >= MAX_OFFERS && !offers.contains_key(&mcid) {
             return Err(OfferError::Full);

@@ -50,6 +50,7 @@ pub fn actual(report: &OsReport, attempts: &mut Attempts, now: Instant) -> Resul
     Ok(Actual {
         version: Version::parse(&report.version)
             .with_context(|| format!("version `{}` that runs", report.version))?,
+        rescue: !report.rescue.is_empty(),
         release,
         trial: report.trial.as_ref().map(|trial| busy(&trial.version, &trial.gate)),
         installing: report.installing.as_ref().map(|install| busy(&install.version, &install.phase)),

@@ -32,6 +32,8 @@ pub struct Release {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actual {
     pub version: Version,
+    /// The rescue system runs: no slot does, and any release that is not older than `version` is better.
+    pub rescue: bool,
     /// The release that the running slot was installed from; `None` for the factory image.
     pub release: Option<Mcid>,
     /// A release that runs uncommitted, and what its gate says.
@@ -103,13 +105,13 @@ fn operating_system(desired: &Desired, actual: &Actual) -> Action {
     let Some(wanted) = &desired.release else {
         return wait(format!("{source} names no release yet"));
     };
-    if actual.release == Some(wanted.mcid) {
+    if actual.release == Some(wanted.mcid) && !actual.rescue {
         return nothing(format!("{} is wanted and runs", wanted.version));
     }
     if let Some(failed) = actual.failed.iter().find(|failed| failed.release == wanted.mcid) {
         return nothing(format!("{} failed here and is not tried again: {}", wanted.version, failed.reason));
     }
-    if wanted.version <= actual.version {
+    if wanted.version < actual.version || (wanted.version == actual.version && !actual.rescue) {
         let relation = if wanted.version == actual.version { "the same version as" } else { "older than" };
         return nothing(format!("{source} has {}, {relation} what runs", wanted.version));
     }
@@ -123,7 +125,10 @@ fn operating_system(desired: &Desired, actual: &Actual) -> Action {
         _ => Action::Install {
             mcid: wanted.mcid,
             version: wanted.version.clone(),
-            reason: format!("{source} has it and {} runs", actual.version),
+            reason: match actual.rescue {
+                true => format!("{source} has it and no slot runs"),
+                false => format!("{source} has it and {} runs", actual.version),
+            },
         },
     }
 }
@@ -184,6 +189,7 @@ mod tests {
     fn runs(version: &str) -> Actual {
         Actual {
             version: version.parse().unwrap(),
+            rescue: false,
             release: None,
             trial: None,
             installing: None,
@@ -247,6 +253,12 @@ mod tests {
                 wants("0.3.0"),
                 Actual { attempted: attempted(40, 0), ..runs("0.1.0") },
             ),
+            (
+                "rescue takes what was committed again",
+                wants("0.2.0"),
+                Actual { rescue: true, release: Some(mcid("0.2.0")), ..runs("0.2.0") },
+            ),
+            ("rescue takes nothing older", wants("0.1.0"), Actual { rescue: true, ..runs("0.2.0") }),
         ]
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use os_content_id::Mcid;
-use services_api::bus::{failed, not_for_the_console};
+use services_api::bus::failed;
 use zbus::object_server::{InterfaceRef, SignalEmitter};
 use zbus::{Connection, OwnedVariant, Variant, fdo};
 

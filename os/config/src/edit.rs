@@ -1,0 +1,207 @@
+//! Changes to the text of a `config.toml`, comments and order kept. A change is taken only if the whole file is valid with it.
+
+use toml_edit::{DocumentMut, Item, Table, Value};
+
+use crate::{Config, ConfigError};
+
+/// The deepest key there is has two words.
+const WORDS_MAX: usize = 4;
+/// Shown instead of a secret.
+const HIDDEN: &str = "(hidden)";
+
+/// The text with `key` (such as `mesh.port`) set. `value` is TOML (`5000`, `true`, `["a", "b"]`), or, where that is not
+/// valid, a string without its quotes.
+pub fn set(text: &str, key: &str, value: &str) -> Result<(String, Config), ConfigError> {
+    let words = words(key)?;
+    let string = || Value::from(value);
+    let candidates = [value.trim().parse::<Value>().ok(), Some(string())];
+    let mut first_error = None;
+    for candidate in candidates.into_iter().flatten() {
+        match with(text, &words, candidate) {
+            Ok(done) => return Ok(done),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.unwrap_or_else(|| ConfigError::value(key, "not a value")))
+}
+
+/// The text without `key`: its default holds again. Not for the owner, without whom nobody could set anything.
+pub fn unset(text: &str, key: &str) -> Result<(String, Config), ConfigError> {
+    let words = words(key)?;
+    if words == ["owner"] {
+        return Err(ConfigError::value(
+            key,
+            "a node without an owner takes no orders: set another one, or reset the node",
+        ));
+    }
+    let mut document = document(text)?;
+    let (last, path) = words.split_last().ok_or_else(|| ConfigError::value(key, "no key"))?;
+    let mut table: &mut Table = document.as_table_mut();
+    for word in path {
+        let inner = table.get_mut(word).and_then(Item::as_table_mut);
+        table = inner.ok_or_else(|| ConfigError::value(key, "is not set"))?;
+    }
+    if table.remove(last).is_none() {
+        return Err(ConfigError::value(key, "is not set"));
+    }
+    checked(&document)
+}
+
+/// The whole text for people, secrets hidden; or, of one key, its value or the part of the file that it names.
+pub fn show(text: &str, key: Option<&str>) -> Result<String, ConfigError> {
+    let mut document = document(text)?;
+    hide(document.as_table_mut());
+    let Some(key) = key else { return Ok(document.to_string()) };
+    let mut item = document.as_item();
+    for word in words(key)? {
+        item = item.get(word).ok_or_else(|| ConfigError::value(key, "is not set; the default holds"))?;
+    }
+    Ok(match item {
+        Item::Value(Value::String(string)) => string.value().clone(),
+        Item::Value(value) => value.to_string().trim().to_owned(),
+        other => other.to_string().trim().to_owned(),
+    })
+}
+
+/// Whether a key holds what must not be shown. The schema has none yet; a key with such a name will not be the first to leak.
+pub fn is_secret(key: &str) -> bool {
+    let last = key.rsplit('.').next().unwrap_or(key);
+    ["secret", "password", "passphrase", "psk", "token", "pin"]
+        .iter()
+        .any(|word| last.split('_').any(|part| part == *word))
+}
+
+fn with(text: &str, words: &[&str], value: Value) -> Result<(String, Config), ConfigError> {
+    let mut document = document(text)?;
+    let (last, path) = words.split_last().ok_or_else(|| ConfigError::value("", "no key"))?;
+    let mut table: &mut Table = document.as_table_mut();
+    for word in path {
+        let inner = table.entry(word).or_insert_with(toml_edit::table).as_table_mut();
+        table = inner.ok_or_else(|| ConfigError::value(words.join("."), "is inside a value, not a table"))?;
+    }
+    match table.get_mut(last).and_then(Item::as_value_mut) {
+        // The comment behind the old value stays.
+        Some(old) => {
+            let decor = old.decor().clone();
+            *old = value;
+            *old.decor_mut() = decor;
+        }
+        None => drop(table.insert(last, Item::Value(value))),
+    }
+    checked(&document)
+}
+
+fn checked(document: &DocumentMut) -> Result<(String, Config), ConfigError> {
+    let text = document.to_string();
+    if text.len() as u64 > crate::MAX_SIZE {
+        return Err(ConfigError::value(
+            "config.toml",
+            format!("would be larger than {} bytes", crate::MAX_SIZE),
+        ));
+    }
+    let config = Config::parse(&text)?;
+    Ok((text, config))
+}
+
+fn document(text: &str) -> Result<DocumentMut, ConfigError> {
+    text.parse().map_err(|e: toml_edit::TomlError| ConfigError::value("config.toml", e.message()))
+}
+
+fn words(key: &str) -> Result<Vec<&str>, ConfigError> {
+    let words: Vec<&str> = key.split('.').collect();
+    let plain = |word: &&str| {
+        !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    };
+    match words.len() <= WORDS_MAX && words.iter().all(plain) {
+        true => Ok(words),
+        false => {
+            Err(ConfigError::value(key.chars().take(64).collect::<String>(), "not a key such as mesh.port"))
+        }
+    }
+}
+
+fn hide(table: &mut Table) {
+    for (key, item) in table.iter_mut() {
+        match item {
+            Item::Table(inner) => hide(inner),
+            Item::Value(value) if is_secret(&key) => *value = Value::from(HIDDEN),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx";
+    const TEXT: &str =
+        "# my node\nname = \"roof\" # not the cellar\n\n[mesh]\n# behind the router\nport = 5000\n";
+
+    #[test]
+    fn a_value_is_set_where_it_belongs_and_comments_stay() {
+        let (text, config) = set(TEXT, "mesh.port", "5001").unwrap();
+        assert_eq!(text, TEXT.replace("5000", "5001"));
+        assert_eq!(config.mesh.port, 5001);
+        let (text, _) = set(TEXT, "name", "cellar").unwrap();
+        assert_eq!(text, TEXT.replace("\"roof\"", "\"cellar\""));
+        let (text, config) = set(TEXT, "gate.timeout_s", "60").unwrap();
+        assert!(text.starts_with(TEXT) && config.gate.timeout_s == 60, "{text}");
+        let (_, config) = set("", "update.release_keys", &format!("[\"{KEY}\"]")).unwrap();
+        assert_eq!(config.update.release_keys.len(), 1);
+    }
+
+    #[test]
+    fn a_string_needs_no_quotes_and_may_look_like_a_number() {
+        for (value, name) in [("cellar", "cellar"), ("\"cellar\"", "cellar"), ("7", "7"), ("true", "true")] {
+            assert_eq!(set(TEXT, "name", value).unwrap().1.name, name);
+        }
+        assert_eq!(set(TEXT, "owner", KEY).unwrap().1.owner.unwrap().to_string(), KEY);
+    }
+
+    #[test]
+    fn what_the_node_would_not_take_is_refused_with_the_key() {
+        for (key, value, word) in [
+            ("mesh.port", "0", "mesh.port"),
+            ("mesh.port", "many", "port"),
+            ("nmae", "x", "nmae"),
+            ("name", "Kitchen Pi", "name"),
+            ("owner", "me", "owner"),
+            ("update.channel", "stable", "update.publisher"),
+            ("name.x", "1", "name"),
+            ("", "1", "key"),
+            ("a..b", "1", "key"),
+            ("mesh.port\nname", "1", "key"),
+            ("mesh", "1", "mesh"),
+        ] {
+            let error = set(TEXT, key, value).unwrap_err().to_string();
+            assert!(error.contains(word), "{key} = {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_removed_but_never_the_owner() {
+        let (text, config) = unset(TEXT, "mesh.port").unwrap();
+        assert_eq!(config.mesh.port, 4433);
+        assert!(!text.contains("port =") && text.contains("# my node"));
+        assert!(unset(TEXT, "mesh.mdns").unwrap_err().to_string().contains("is not set"));
+        let owned = format!("owner = \"{KEY}\"\n");
+        assert!(unset(&owned, "owner").unwrap_err().to_string().contains("reset"));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let text = "name = \"a\"\n[wifi]\npassword = \"hunter2\"\n";
+        let shown = show(text, None).unwrap();
+        assert!(!shown.contains("hunter2") && shown.contains("name = \"a\""), "{shown}");
+        assert_eq!(show(text, Some("wifi.password")).unwrap(), HIDDEN);
+        assert_eq!(show(text, Some("name")).unwrap(), "a");
+        assert!(show(text, Some("realm")).is_err());
+        assert!(
+            is_secret("wifi.psk")
+                && is_secret("tpm_pin")
+                && !is_secret("update.release_keys")
+                && !is_secret("spin")
+        );
+    }
+}

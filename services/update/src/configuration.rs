@@ -1,0 +1,176 @@
+//! The node's configuration while it runs: what holds, and changes by the owner.
+//!
+//! The file belongs to root; the supervisor writes it (whole, twice, see `os_durable`). This service cannot read a new file
+//! of that name before it starts again (Landlock), so it remembers the text that it has had written.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use os_config::{Config, edit};
+use services_api::report::{ConfigChange, ConfigChanged};
+
+use crate::updater::Updater;
+
+/// The answer should leave through the mesh before the mesh starts again.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+pub struct Configuration(Mutex<Now>);
+
+struct Now {
+    /// `None` when the file cannot be used: then nobody changes it over the mesh either.
+    text: Option<String>,
+    config: Arc<Config>,
+}
+
+impl Configuration {
+    pub fn load() -> Self {
+        let path = os_config::path();
+        let load = || {
+            let text = os_config::text(&path)?.unwrap_or_default();
+            let config = Config::parse(&text)?;
+            Ok::<_, os_config::ConfigError>((text, config))
+        };
+        match load() {
+            Ok((text, config)) => Self::new(Some(text), config),
+            Err(e) => {
+                // A typo must not take the way out of it away: without keys no release is accepted, but all else works.
+                tracing::error!("config.toml is not used: {e}");
+                Self::new(None, Config::default())
+            }
+        }
+    }
+
+    pub fn new(text: Option<String>, config: Config) -> Self {
+        Self(Mutex::new(Now { text, config: Arc::new(config) }))
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).config.clone()
+    }
+
+    pub fn text(&self) -> Result<String> {
+        let now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        now.text.clone().context("config.toml on this node cannot be used; see `maculactl logs update`")
+    }
+
+    fn replace(&self, text: String, config: Config) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            Now { text: Some(text), config: Arc::new(config) };
+    }
+}
+
+/// Makes the change if the whole configuration is valid with it.
+pub async fn change(updater: &Arc<Updater>, change: &ConfigChange, who: &str) -> Result<ConfigChanged> {
+    let _turn = updater.config_turn.lock().await;
+    let configuration = &updater.node.configuration;
+    let before = configuration.text()?;
+    let (text, config) = match &change.value {
+        Some(value) => edit::set(&before, &change.key, value)?,
+        None => edit::unset(&before, &change.key)?,
+    };
+    let effect = effect(&change.key);
+    if text == before {
+        return Ok(ConfigChanged { effect: "nothing changes".into() });
+    }
+    updater
+        .links
+        .supervisor()
+        .await?
+        .write_config(&text)
+        .await
+        .context("the supervisor does not write it")?;
+    configuration.replace(text, config);
+    updater.records.event("config", format!("{} by {who}", describe(change)));
+    restart_later(updater.clone(), effect.restart);
+    Ok(ConfigChanged { effect: effect.says.into() })
+}
+
+fn describe(change: &ConfigChange) -> String {
+    match &change.value {
+        Some(_) if edit::is_secret(&change.key) => format!("{} set", change.key),
+        Some(value) => format!("{} = {value}", change.key),
+        None => format!("{} removed", change.key),
+    }
+}
+
+/// The text, secrets hidden, or one key's value.
+pub fn show(updater: &Updater, key: Option<&str>) -> Result<String> {
+    Ok(edit::show(&updater.node.configuration.text()?, key)?)
+}
+
+struct Effect {
+    /// Units that read the file at their start and must not go on with the old one.
+    restart: &'static [&'static str],
+    says: &'static str,
+}
+
+/// `reconciler` reads the file again and again, so it always starts again.
+fn effect(key: &str) -> Effect {
+    match key.split('.').next().unwrap_or(key) {
+        "owner" | "mesh" => Effect {
+            restart: &["reconciler", "mesh"],
+            says: "holds in a second, when the mesh has started again; connections end",
+        },
+        "update" | "gate" => Effect { restart: &["reconciler"], says: "holds at once" },
+        _ => Effect { restart: &["reconciler"], says: "holds from the next boot on" },
+    }
+}
+
+fn restart_later(updater: Arc<Updater>, units: &'static [&'static str]) {
+    tokio::spawn(async move {
+        tokio::time::sleep(RESTART_DELAY).await;
+        for unit in units {
+            let restarted =
+                async { anyhow::Ok(updater.links.supervisor().await?.restart(unit).await?) }.await;
+            if let Err(e) = restarted {
+                tracing::error!("{unit} goes on with the old configuration: it cannot be restarted: {e:#}");
+            }
+        }
+    });
+}
+
+/// Orders a factory reset. The slots stay; a trial or an install ends with the state that knew of it.
+pub async fn reset(updater: &Updater, who: &str) -> Result<()> {
+    if who.is_empty() {
+        bail!("a reset needs somebody who orders it");
+    }
+    updater.records.event("reset", format!("factory reset by order of {who}"));
+    let supervisor = updater.links.supervisor().await?;
+    supervisor
+        .factory_reset(&format!("by order of {who}"))
+        .await
+        .context("the supervisor does not pass it on")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_key_changes_is_said_and_done() {
+        assert!(effect("owner").restart.contains(&"mesh") && effect("mesh.port").restart.contains(&"mesh"));
+        assert!(!effect("update.channel").restart.contains(&"mesh"));
+        assert!(effect("name").says.contains("next boot"));
+        assert!(
+            ["owner", "gate.steady_s", "realm"].iter().all(|key| effect(key).restart.contains(&"reconciler"))
+        );
+    }
+
+    #[test]
+    fn secrets_stay_out_of_the_events() {
+        let change =
+            |key: &str, value: Option<&str>| ConfigChange { key: key.into(), value: value.map(Into::into) };
+        assert_eq!(describe(&change("wifi.password", Some("hunter2"))), "wifi.password set");
+        assert_eq!(describe(&change("mesh.port", Some("5000"))), "mesh.port = 5000");
+        assert_eq!(describe(&change("mesh.port", None)), "mesh.port removed");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_not_changed() {
+        let configuration = Configuration::new(None, Config::default());
+        assert!(configuration.text().unwrap_err().to_string().contains("cannot be used"));
+        configuration.replace("name = \"a\"".into(), Config::parse("name = \"a\"").unwrap());
+        assert_eq!(configuration.config().name, "a");
+    }
+}
