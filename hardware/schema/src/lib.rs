@@ -41,6 +41,8 @@ pub struct Board {
 pub struct ModuleSet {
     /// Modules to ship, besides what they depend on; loaded when a device asks for them.
     pub modules: Vec<String>,
+    /// Those loaded, if a device asks for them, before all others. Each is also in `modules`.
+    pub first: Vec<String>,
     /// Those loaded at every boot. Each is also in `modules`.
     pub load_always: Vec<String>,
 }
@@ -175,6 +177,8 @@ struct WrittenModules {
     #[serde(default)]
     modules: Vec<String>,
     #[serde(default)]
+    first: Vec<String>,
+    #[serde(default)]
     load_always: Vec<String>,
 }
 
@@ -224,18 +228,21 @@ impl WrittenModules {
     fn over(self, parent: WrittenModules) -> WrittenModules {
         WrittenModules {
             modules: joined(parent.modules, self.modules),
+            first: joined(parent.first, self.first),
             load_always: joined(parent.load_always, self.load_always),
         }
     }
 
     fn finish(self) -> Result<ModuleSet, String> {
-        for name in self.modules.iter().chain(&self.load_always) {
+        for name in self.modules.iter().chain(&self.first).chain(&self.load_always) {
             check_module_name(name)?;
         }
-        if let Some(name) = self.load_always.iter().find(|name| !self.modules.contains(name)) {
-            return Err(format!("`{name}` is in load_always but not in modules"));
+        for (key, names) in [("first", &self.first), ("load_always", &self.load_always)] {
+            if let Some(name) = names.iter().find(|name| !self.modules.contains(name)) {
+                return Err(format!("`{name}` is in {key} but not in modules"));
+            }
         }
-        let set = ModuleSet { modules: self.modules, load_always: self.load_always };
+        let set = ModuleSet { modules: self.modules, first: self.first, load_always: self.load_always };
         let unique: BTreeSet<_> = set.modules.iter().collect();
         if unique.len() != set.modules.len() {
             return Err("a module is listed twice".to_owned());
@@ -314,6 +321,7 @@ mod tests {
             (&FULL.replace("panic=5", "macula.verity=0"), "macula."),
             (&FULL.replace("['erofs']", "['nvme-core']"), "nvme-core"),
             (&FULL.replace("modules = ['erofs']", "modules = []"), "load_always"),
+            (&FULL.replace("load_always = ['erofs']", "first = ['i6300esb']"), "first"),
             (&FULL.replace("board = 'b'", "board = 'a b'"), "board"),
             ("inherit = '.'", "circle"),
             ("inherit = '../nowhere'", "nowhere"),

@@ -2,7 +2,7 @@
 //!
 //! Debian's packages ship no `modules.dep`; what depmod would say is read from each module's `.modinfo` section
 //! (`depends=`, `softdep=pre: ...`, `alias=`). A name that is built into the kernel needs no file and is left out.
-//! PID 1 reads the same schema from `init/plan`: `load_always`, and `[[module]]` with `name`, `file`, `depends`
+//! PID 1 reads the same schema from `init/plan`: `first`, `load_always`, and `[[module]]` with `name`, `file`, `depends`
 //! (hard and soft alike) and `aliases`. Names have underscores; file names stay as shipped.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +48,7 @@ pub struct Selection {
 
 #[derive(Serialize)]
 struct ModulesFile {
+    first: Vec<String>,
     load_always: Vec<String>,
     module: Vec<Module>,
 }
@@ -93,8 +94,11 @@ impl ModuleTree {
             chosen.insert(name, module);
         }
         contents.sort();
-        let load_always = set.load_always.iter().filter(|name| chosen.contains_key(*name)).cloned().collect();
-        let file = ModulesFile { load_always, module: chosen.into_values().collect() };
+        let shipped = |names: &[String]| -> Vec<String> {
+            names.iter().filter(|name| chosen.contains_key(*name)).cloned().collect()
+        };
+        let (first, load_always) = (shipped(&set.first), shipped(&set.load_always));
+        let file = ModulesFile { first, load_always, module: chosen.into_values().collect() };
         let toml = toml::to_string(&file).map_err(|error| BuildError::Module {
             name: "modules.toml".to_owned(),
             reason: format!("cannot be written as TOML: {error}"),
@@ -289,9 +293,16 @@ mod tests {
         std::fs::write(dir.path().join("modules.builtin"), "kernel/fs/fat/fat.ko\n").unwrap();
         std::fs::write(dir.path().join("broken-one.ko"), "not an ELF file").unwrap();
         let mut tree = ModuleTree::open(dir.path()).unwrap();
-        let set = |name: &str| ModuleSet { modules: vec![name.into()], load_always: vec![name.into()] };
+        let set = |name: &str| ModuleSet {
+            modules: vec![name.into()],
+            first: Vec::new(),
+            load_always: vec![name.into()],
+        };
         let built_in = tree.select(&set("fat"), Form::Unpacked).unwrap();
-        assert_eq!((built_in.files.len(), built_in.toml.trim()), (0, "load_always = []\nmodule = []"));
+        assert_eq!(
+            (built_in.files.len(), built_in.toml.trim()),
+            (0, "first = []\nload_always = []\nmodule = []")
+        );
         for name in ["missing", "broken_one"] {
             let error = tree.select(&set(name), Form::Shipped).err().unwrap().to_string();
             assert!(error.contains(name), "{error}");

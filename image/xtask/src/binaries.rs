@@ -48,15 +48,24 @@ const SOURCES: [&str; 9] = [
 /// Builds the programs of one OS version; the folder they are in. The version is compiled into the supervisor, so each
 /// version has its own folder, and one whose sources have not changed is not built again.
 pub fn build(tree: &Tree, version: &str) -> Result<PathBuf> {
-    let folder = tree.out().join("programs").join(version);
+    build_into(tree, version, version, &[])
+}
+
+/// The same with an init that obeys orders to hang, panic and exit: for the boot tests alone.
+pub fn build_faulty(tree: &Tree, version: &str) -> Result<PathBuf> {
+    build_into(tree, version, "faulty", &["--features", "init-pid1/fault-injection"])
+}
+
+fn build_into(tree: &Tree, version: &str, name: &str, arguments: &[&str]) -> Result<PathBuf> {
+    let folder = tree.out().join("programs").join(name);
     let stamp_file = folder.join("stamp");
     let stamp = stamp(tree)?;
     if std::fs::read_to_string(&stamp_file).is_ok_and(|s| s == stamp) {
         return Ok(folder);
     }
-    eprintln!("compiling the programs of {version} for {TARGET}");
+    eprintln!("compiling the programs of {name} for {TARGET}");
     let _ = std::fs::remove_file(&stamp_file);
-    cargo(tree, version)?;
+    cargo(tree, version, arguments)?;
     std::fs::create_dir_all(&folder)?;
     for program in PROGRAMS.into_iter().chain([LIAR, BARE_INIT]) {
         let from = built(tree).join(program);
@@ -72,10 +81,10 @@ fn built(tree: &Tree) -> PathBuf {
     tree.root.join(target).join(TARGET).join("release")
 }
 
-fn cargo(tree: &Tree, version: &str) -> Result<()> {
+fn cargo(tree: &Tree, version: &str, arguments: &[&str]) -> Result<()> {
     let mut command = host::cargo();
     command.args(["build", "--release", "--locked", "--target", TARGET]);
-    command.args(PACKAGES.iter().flat_map(|p| ["-p", p]));
+    command.args(PACKAGES.iter().flat_map(|p| ["-p", p])).args(arguments);
     let status = command.env("MACULA_OS_VERSION", version).current_dir(&tree.root).status();
     if status.context("cannot run cargo")?.success() { Ok(()) } else { bail!("the programs do not compile") }
 }

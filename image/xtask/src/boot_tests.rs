@@ -15,7 +15,7 @@ use crate::host;
 /// The packages with tests that boot images.
 const PACKAGES: [&str; 1] = ["tests-boot"];
 /// Tests that take longest begin first, so that none is left over at the end.
-const LONG: [&str; 3] = ["rollback", "power_cut", "rescue"];
+const LONG: [&str; 4] = ["rules", "rollback", "power_cut", "rescue"];
 /// More machines at once than that are slower for it.
 const AT_ONCE_MAX: usize = 4;
 

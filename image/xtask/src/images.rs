@@ -17,6 +17,7 @@ pub const QEMU_BOARD: &str = "x86-generic";
 pub const FIRST: &str = "0.1.0";
 pub const SECOND: &str = "0.2.0";
 const DEAF: &str = "0.3.0";
+const FAULTY: &str = "0.1.9";
 /// Where unit files are in the root.
 const UNITS: &str = "usr/lib/macula/units";
 /// The services of the image, each with a `unit.toml` in its folder.
@@ -58,8 +59,9 @@ pub fn releases(tree: &Tree) -> Result<Releases> {
     let second = build(tree, &Wanted::release(SECOND, false), units(tree)?)?;
     let programs = binaries::build(tree, FIRST)?;
     let (maculactl, liar) = (programs.join("maculactl"), programs.join(binaries::LIAR));
-    let [first, second, deaf] = [first, second, build_deaf(tree)?].map(files);
-    Ok(Releases { first, second, deaf, signed: None, maculactl, liar })
+    let (deaf, faulty) = (build_deaf(tree)?, build_faulty(tree)?);
+    let [first, second, deaf, faulty] = [first, second, deaf, faulty].map(files);
+    Ok(Releases { first, second, deaf, faulty, signed: None, maculactl, liar })
 }
 
 /// The same, with all that the tests boot.
@@ -104,6 +106,12 @@ fn build_deaf(tree: &Tree) -> Result<BuiltImage> {
     );
     *mesh = text.replace("network = \"host\"", "network = \"none\"").into_bytes();
     build(tree, &Wanted { programs: SECOND, ..Wanted::release(DEAF, false) }, units)
+}
+
+/// The first release, except that its init hangs, panics and exits by order.
+fn build_faulty(tree: &Tree) -> Result<BuiltImage> {
+    let programs = programs_in(&binaries::build_faulty(tree, FIRST)?)?;
+    build_programs(tree, &Wanted::release(FAULTY, true), programs, units(tree)?)
 }
 
 /// What differs between the images of a checkout.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use init_plan::cmdline::module_parameters;
 use init_plan::modules::{Catalogue, FILE_BYTES_MAX, canonical};
 
 use crate::console::say;
@@ -18,6 +19,8 @@ const ALIASES_MAX: usize = 32_768;
 
 #[derive(Default)]
 pub struct Drivers {
+    /// The kernel's, which holds parameters for modules, too.
+    command_line: String,
     folder: PathBuf,
     catalogue: Catalogue,
     /// Canonical names of modules that were inserted, or refused for good.
@@ -26,17 +29,37 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    /// Takes a new set of modules, from the initramfs or from the root, and inserts those it always wants. What the
-    /// earlier set inserted stays known.
+    /// Takes a new set of modules, from the initramfs or from the root. What the earlier set inserted stays known.
     pub fn adopt(&mut self, list: &Path, folder: &Path) -> Result<()> {
         let text =
             read_bounded(list, FILE_BYTES_MAX).with_context(|| format!("cannot read {}", list.display()))?;
         self.catalogue = Catalogue::parse(&text)?;
         self.folder = folder.to_owned();
         self.aliases.clear();
+        self.command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        Ok(())
+    }
+
+    /// Inserts the watchdogs' drivers that devices ask for, and no other. One of them may make the device that asks for
+    /// the next.
+    pub fn plug_first(&mut self) {
+        for _ in 0..self.catalogue.first_count() {
+            let mut found = Vec::new();
+            collect_aliases(Path::new(DEVICES), 0, &mut found);
+            let first = found.iter().flat_map(|alias| self.catalogue.matching_first(alias));
+            let wanted: BTreeSet<String> = first.map(str::to_owned).collect();
+            let before = self.tried.len();
+            self.insert(&wanted.into_iter().collect::<Vec<_>>());
+            if self.tried.len() == before {
+                break;
+            }
+        }
+    }
+
+    /// Inserts what every machine wants.
+    pub fn plug_always(&mut self) {
         let always: Vec<String> = self.catalogue.load_always().map(str::to_owned).collect();
         self.insert(&always);
-        Ok(())
     }
 
     /// Inserts drivers for every device in sysfs that has not been looked at yet.
@@ -72,7 +95,8 @@ impl Drivers {
         let order: Vec<(String, String)> =
             order.into_iter().map(|m| (m.name.clone(), m.file.clone())).collect();
         for (name, file) in order {
-            match module::insert(&self.folder.join(&file)) {
+            let parameters = module_parameters(&self.command_line, &name);
+            match module::insert(&self.folder.join(&file), &parameters) {
                 Ok(()) => {}
                 // ENODEV is how a driver says that its hardware is not there.
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => {}

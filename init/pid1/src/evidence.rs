@@ -31,7 +31,20 @@ pub fn read_all() -> Vec<Evidence> {
 
 /// Writes why this boot failed. The first reason stays: later ones of the same boot are its consequences.
 pub fn write(boot_id: &str, entry: Entry, stage: &str, reason: &str) -> Result<()> {
-    let name = evidence_file(boot_id).context("this boot has no id")?;
+    keep(&Evidence {
+        boot_id: boot_id.to_owned(),
+        seq: entry.seq,
+        slot: entry.slot(),
+        stage: stage.to_owned(),
+        reason: reason.to_owned(),
+        log_tail: log_tail(),
+        at_unix: now_unix(),
+    })
+}
+
+/// Writes why a boot failed, if nothing says so yet.
+pub fn keep(evidence: &Evidence) -> Result<()> {
+    let name = evidence_file(&evidence.boot_id).context("that boot has no id")?;
     let path = Path::new(EVIDENCE).join(&name);
     if path.exists() {
         return Ok(());
@@ -43,17 +56,12 @@ pub fn write(boot_id: &str, entry: Entry, stage: &str, reason: &str) -> Result<(
     for surplus in evidence_to_remove(&dated) {
         let _ = fs::remove_file(Path::new(EVIDENCE).join(surplus));
     }
-    let evidence = Evidence {
-        boot_id: boot_id.to_owned(),
-        seq: entry.seq,
-        slot: entry.slot(),
-        stage: stage.to_owned(),
-        reason: reason.to_owned(),
-        log_tail: log_tail(),
-        at_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
-    };
-    let bytes = serde_json::to_vec_pretty(&evidence)?;
+    let bytes = serde_json::to_vec_pretty(evidence)?;
     write_whole(&path, 0o644, &bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+pub fn now_unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 fn files() -> Vec<String> {
@@ -68,7 +76,7 @@ fn read(name: &str) -> Option<Evidence> {
 }
 
 /// The kernel log's last lines, ours included.
-fn log_tail() -> Vec<String> {
+pub fn log_tail() -> Vec<String> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
     let Ok(mut log) = open else { return Vec::new() };
     let mut tail = VecDeque::new();

@@ -36,7 +36,9 @@ pub fn run(node: &mut Node) -> Result<(), StepFailed> {
     node.uevents = Uevents::open().map_err(|error| say(&format!("no kernel events: {error}"))).ok();
     node.command_line = Some(at("kernel", read_command_line())?);
     at("modules", node.drivers.adopt(Path::new(MODULES_LIST), Path::new(MODULES_FOLDER)))?;
+    node.drivers.plug_first();
     node.watchdog.arm();
+    node.drivers.plug_always();
     machine::run(&steps::firmware(), node)?;
     let disk = find_boot_disk(node)?;
     say(&format!("boot disk {} found, {} drivers loaded", disk.name, node.drivers.count()));

@@ -17,7 +17,7 @@ use crate::console::{now, say};
 use crate::machine::StepFailed;
 use crate::node::Node;
 use crate::sys::power;
-use crate::{evidence, firmware};
+use crate::{evidence, firmware, last_boot};
 
 /// How long killed processes get to disappear.
 const REAP_PATIENCE: Duration = Duration::from_secs(2);
@@ -78,7 +78,6 @@ pub fn end(node: &mut Node, end: End, reason: &str) -> ! {
         }
         End::PowerOff => {
             say(&format!("powering off: {reason}"));
-            node.watchdog.disarm();
             power::power_off_now()
         }
     }
@@ -114,6 +113,7 @@ fn choose(node: &Node, on_failure: OnFailure) -> Reaction {
 
 /// Ends every other process and brings the state partition to rest.
 fn settle(node: &mut Node) {
+    last_boot::forget_running(node);
     let _ = fs::write(format!("{CGROUP}/cgroup.kill"), "1");
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     let deadline = now() + REAP_PATIENCE;

@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 
 use crate::console::say;
 use crate::node::Node;
-use crate::{state, switch_root, sys, verity};
+use crate::{last_boot, state, switch_root, sys, verity};
 
 /// A step that ends the boot.
 #[derive(Debug)]
@@ -63,6 +63,7 @@ impl Perform for Node {
             }
             Step::CheckState { device } => state::check(device, &mut || self.watchdog.feed()),
             Step::GrowState { device } => state::grow(device),
+            Step::LookBack => last_boot::look_back(self),
             Step::Provision { esp } => state::provision(esp),
             Step::OpenVerity { device, verity } => verity::open(device, verity),
             Step::RootReadOnly => switch_root::make_read_only(),

@@ -6,14 +6,18 @@
 //! root cannot take PID 1 with it, and it never reads anything that came over a network.
 //!
 //! Whatever fails ends in a reboot, into the other slot when this one is unusable. A crash of this program leaves
-//! what a power cut would: each write to the disk is ordered for that.
+//! what a power cut would (each write to the disk is ordered for that) and a panic of the kernel, whose last words the next
+//! boot finds.
 
 mod console;
 mod disk;
 mod drivers;
 mod evidence;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod firmware;
 mod initramfs;
+mod last_boot;
 mod leave;
 mod machine;
 mod node;
@@ -28,7 +32,6 @@ mod verity;
 mod watchdog;
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use node::Node;
 
@@ -38,9 +41,9 @@ fn main() {
         std::process::exit(1);
     }
     std::panic::set_hook(Box::new(|panic| {
-        console::say(&format!("PANIC in init: {panic}; rebooting in 5 s"));
-        std::thread::sleep(Duration::from_secs(5));
-        sys::power::reboot_now();
+        // The end of process 1 is the kernel's panic: it keeps its log for the next boot, waits and reboots (panic=).
+        console::say(&format!("PANIC in init: {panic}"));
+        std::process::exit(101);
     }));
     let mut node = Node::new();
     let Err(failure) = run(&mut node);

@@ -1,10 +1,12 @@
 //! What init knows and holds: filled in as the boot goes on.
 
 use std::fs;
+use std::time::Duration;
 
 use init_plan::cmdline::CommandLine;
+use init_plan::last_boot::Running;
 use init_plan::steps::Devices;
-use os_slots::Entry;
+use os_slots::{Entry, Interrupted};
 
 use crate::drivers::Drivers;
 use crate::uevents::Uevents;
@@ -23,6 +25,13 @@ pub struct Node {
     pub boot_id: String,
     pub first_boot: bool,
     pub state_is_mounted: bool,
+    /// How the boot before this one ended, if it was without a word.
+    pub interrupted: Option<Interrupted>,
+    /// This boot's record on the state partition.
+    pub running: Option<Running>,
+    /// Until when, and when next, its log lines are renewed.
+    pub tail_until: Duration,
+    pub tail_next: Duration,
 }
 
 impl Node {

@@ -9,7 +9,7 @@ use anyhow::{Context, Error, anyhow};
 use init_plan::cmdline::Root;
 use init_plan::failure::{OnFailure, condemned, why_rescue};
 use init_plan::steps::{self, Devices};
-use init_plan::supervision::{Message, Next};
+use init_plan::supervision::{Message, Next, STAGE_UNITS};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -23,7 +23,7 @@ use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::supervisor::Supervisor;
 use crate::uevents::Received;
-use crate::{disk, evidence, state};
+use crate::{disk, evidence, last_boot, state};
 
 const MODULES_LIST: &str = "/usr/lib/modules/modules.toml";
 const MODULES_FOLDER: &str = "/usr/lib/modules";
@@ -44,8 +44,9 @@ pub fn run(node: &mut Node) -> Result<Infallible, StepFailed> {
         system.wait(&signals);
         system.take_signals(&signals)?;
         system.take_events()?;
-        system.take_messages();
+        system.take_messages()?;
         system.look_after_supervisor()?;
+        last_boot::renew_tail(system.node);
         system.go_on_ending();
     }
 }
@@ -104,6 +105,7 @@ fn boot_info(node: &Node, devices: &Devices) -> Option<BootInfo> {
         state: devices.state.clone().into(),
         first_boot: node.first_boot,
         evidence,
+        interrupted: node.interrupted.clone(),
     })
 }
 
@@ -120,6 +122,7 @@ fn load_drivers(node: &mut Node) {
     if let Err(error) = node.drivers.adopt(Path::new(MODULES_LIST), Path::new(MODULES_FOLDER)) {
         say(&format!("no drivers from the root: {error:#}"));
     }
+    node.drivers.plug_always();
     node.drivers.coldplug();
     node.watchdog.arm();
     if !node.watchdog.is_armed() {
@@ -181,12 +184,15 @@ impl System<'_> {
             Next::StartAt(_) => Ok(()),
             Next::GiveUp => {
                 let reason = anyhow!("the supervisor does not stay up; it last ended with {how}");
-                // On trial there is a release that did better; otherwise another boot is the best there is.
-                let on_trial = self.node.entry.is_some_and(|entry| !entry.is_committed());
-                let then = if on_trial { OnFailure::OtherSlot } else { OnFailure::Reboot };
-                Err(fail("supervisor", then, reason))
+                Err(fail("supervisor", self.after_services_fail(), reason))
             }
         }
+    }
+
+    /// On trial there is a release that did better; otherwise another boot is the best there is.
+    fn after_services_fail(&self) -> OnFailure {
+        let on_trial = self.node.entry.is_some_and(|entry| !entry.is_committed());
+        if on_trial { OnFailure::OtherSlot } else { OnFailure::Reboot }
     }
 
     fn start_supervisor(&mut self) -> Result<(), StepFailed> {
@@ -227,16 +233,25 @@ impl System<'_> {
         Ok(())
     }
 
-    fn take_messages(&mut self) {
+    fn take_messages(&mut self) -> Result<(), StepFailed> {
         for message in self.supervisor.messages() {
             match message {
                 Message::Alive => self.supervisor.watch.alive(now()),
-                Message::Reboot(reason) => self.begin_ending(End::Reboot, &reason),
+                Message::Reboot(reason) => {
+                    #[cfg(feature = "fault-injection")]
+                    crate::fault::obey(&reason);
+                    self.begin_ending(End::Reboot, &reason);
+                }
                 Message::Rescue(reason) => self.begin_ending(End::Rescue, &reason),
                 Message::PowerOff(reason) => self.begin_ending(End::PowerOff, &reason),
                 Message::Reset(reason) => self.begin_reset(&reason),
+                Message::Failed(reason) if self.ending.is_none() => {
+                    return Err(fail(STAGE_UNITS, self.after_services_fail(), anyhow!(reason)));
+                }
+                Message::Failed(_) => {}
             }
         }
+        Ok(())
     }
 
     /// The mark first: from then on every boot, also one after a cut, makes the reset.

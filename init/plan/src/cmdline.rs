@@ -4,6 +4,7 @@
 //! unknown is an error of the image, found on its first boot.
 
 use crate::guid::Guid;
+use crate::modules::canonical;
 
 /// Longest accepted `/proc/cmdline`: the kernel's own limit on x86 is 2048.
 const LENGTH_MAX: usize = 4096;
@@ -96,6 +97,23 @@ impl CommandLine {
             None => Ok(CommandLine { root, version, board, developer, ask_reset }),
         }
     }
+}
+
+/// What the command line says to a module: its `name.parameter=value` words, as modprobe hands them over. `-` and `_` are
+/// the same in the module's name.
+pub fn module_parameters(text: &str, module: &str) -> String {
+    let wanted = canonical(module);
+    let of_module = |word: String| {
+        let (name, parameter) = word.split_once('.')?;
+        let (key, value) = parameter.split_once('=').map_or((parameter, None), |(k, v)| (k, Some(v)));
+        let quoted = |value: &str| match value.contains(char::is_whitespace) {
+            true => format!("\"{value}\""),
+            false => value.to_owned(),
+        };
+        (canonical(name) == wanted && !key.is_empty())
+            .then(|| value.map_or(key.to_owned(), |value| format!("{key}={}", quoted(value))))
+    };
+    words(text).into_iter().filter_map(of_module).collect::<Vec<_>>().join(" ")
 }
 
 struct Keys(Vec<(String, String)>);
@@ -242,6 +260,14 @@ mod tests {
             assert!(matches!(line, Err(CommandLineError::Bad { key: "macula.verity", .. })), "{verity}");
         }
         assert!(parse(&good().replace("x86-generic", "a;b")).is_err());
+    }
+
+    #[test]
+    fn parameters_reach_their_module_alone() {
+        let line = "a.b=1 panic=5 dm-mod.create=\"x y\" dm_mod.flag ramoops.mem_name=macula .x=1 dm_mod.=2";
+        assert_eq!(module_parameters(line, "dm_mod"), "create=\"x y\" flag");
+        assert_eq!(module_parameters(line, "ramoops"), "mem_name=macula");
+        assert_eq!(module_parameters(line, "erofs"), "");
     }
 
     #[test]

@@ -8,9 +8,13 @@ pub fn line(record: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(record);
     let (head, rest) = text.split_once(';')?;
     let micros: u64 = head.split(',').nth(2)?.parse().ok()?;
-    let message: String =
-        rest.lines().next().unwrap_or("").chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect();
+    let message = bounded(rest.lines().next().unwrap_or(""));
     Some(format!("[{:5}.{:06}] {message}", micros / 1_000_000, micros % 1_000_000))
+}
+
+/// A line for people: short, without control characters.
+pub fn bounded(line: &str) -> String {
+    line.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod gpt;
 pub mod guid;
 pub mod hostname;
 pub mod kernel_log;
+pub mod last_boot;
 pub mod modules;
 pub mod renew;
 pub mod reset;

@@ -1,6 +1,7 @@
 //! `modules.toml`: the kernel modules an image carries, and which of them a machine wants.
 //!
 //! ```toml
+//! first = ["i6300esb"]
 //! load_always = ["efivarfs"]
 //!
 //! [[module]]
@@ -43,6 +44,9 @@ pub struct Module {
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModulesFile {
+    /// Watchdogs: inserted before all others, where a device asks for them.
+    #[serde(default)]
+    pub first: Vec<String>,
     #[serde(default)]
     pub load_always: Vec<String>,
     #[serde(default, rename = "module")]
@@ -52,6 +56,7 @@ pub struct ModulesFile {
 /// A checked `modules.toml`: every name resolves, no cycle, nothing out of bounds.
 #[derive(Debug, Default, Clone)]
 pub struct Catalogue {
+    first: BTreeSet<String>,
     load_always: Vec<String>,
     modules: BTreeMap<String, Module>,
 }
@@ -93,7 +98,8 @@ impl Catalogue {
             }
         }
         let load_always = file.load_always.iter().map(|name| canonical(name)).collect();
-        let catalogue = Catalogue { load_always, modules };
+        let first = file.first.iter().map(|name| canonical(name)).collect();
+        let catalogue = Catalogue { first, load_always, modules };
         catalogue.check_names()?;
         catalogue.visit_all()?;
         Ok(catalogue)
@@ -108,6 +114,16 @@ impl Catalogue {
     pub fn matching<'a>(&'a self, modalias: &'a str) -> impl Iterator<Item = &'a str> {
         let claims = move |module: &Module| module.aliases.iter().any(|alias| glob::matches(alias, modalias));
         self.modules.iter().filter(move |(_, module)| claims(module)).map(|(name, _)| name.as_str())
+    }
+
+    /// Of those, the ones that go before all others.
+    pub fn matching_first<'a>(&'a self, modalias: &'a str) -> impl Iterator<Item = &'a str> {
+        self.matching(modalias).filter(|name| self.first.contains(*name))
+    }
+
+    /// How many modules may go before all others.
+    pub fn first_count(&self) -> usize {
+        self.first.len()
     }
 
     /// The modules to insert for `wanted`, dependencies first, without those in `loaded` (canonical names, `_` for
@@ -130,6 +146,7 @@ impl Catalogue {
             true => Ok(()),
             false => Err(ModulesError::Unknown { by: by.to_owned(), module: name.clone() }),
         };
+        self.first.iter().try_for_each(|name| known("first", name))?;
         self.load_always.iter().try_for_each(|name| known("load_always", name))?;
         self.modules
             .values()
@@ -188,6 +205,7 @@ mod tests {
     use super::*;
 
     const FILE: &str = r#"
+        first = ["i6300esb"]
         load_always = ["dm-verity"]
         [[module]]
         name = "dm-verity"
@@ -207,6 +225,10 @@ mod tests {
         name = "virtio_blk"
         file = "virtio_blk.ko.xz"
         aliases = ["virtio:d00000002v*"]
+        [[module]]
+        name = "i6300esb"
+        file = "i6300esb.ko.xz"
+        aliases = ["pci:v00008086d000025ABsv*"]
     "#;
 
     fn names(modules: Vec<&Module>) -> Vec<&str> {
@@ -233,6 +255,13 @@ mod tests {
     }
 
     #[test]
+    fn only_what_goes_first_is_found_first() {
+        let catalogue = Catalogue::parse(FILE).unwrap();
+        assert_eq!(catalogue.matching_first("pci:v00008086d000025ABsv1").collect::<Vec<_>>(), ["i6300esb"]);
+        assert_eq!(catalogue.matching_first("virtio:d00000002v00001AF4").count(), 0);
+    }
+
+    #[test]
     fn refuses_cycles_strangers_doubles_and_paths() {
         let module = |name: &str, depends: &str| {
             format!("[[module]]\nname=\"{name}\"\nfile=\"{name}.ko\"\ndepends=[{depends}]\n")
@@ -242,6 +271,7 @@ mod tests {
         assert!(matches!(Catalogue::parse(&module("a", "\"a\"")), Err(ModulesError::Cycle(_))));
         assert!(matches!(Catalogue::parse(&module("a", "\"z\"")), Err(ModulesError::Unknown { .. })));
         assert!(matches!(Catalogue::parse("load_always=[\"z\"]"), Err(ModulesError::Unknown { .. })));
+        assert!(matches!(Catalogue::parse("first=[\"z\"]"), Err(ModulesError::Unknown { .. })));
         assert!(matches!(
             Catalogue::parse(&(module("a-b", "") + &module("a_b", ""))),
             Err(ModulesError::Doubled(_))

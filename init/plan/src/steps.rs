@@ -5,6 +5,7 @@ use os_slots::Slot;
 
 use crate::cmdline::Verity;
 use crate::failure::OnFailure;
+use crate::last_boot::PSTORE;
 
 /// Where the new root is assembled, and the name of its dm-verity device.
 pub const NEW_ROOT: &str = "/sysroot";
@@ -18,7 +19,7 @@ pub const CGROUP: &str = "/sys/fs/cgroup/macula";
 pub const EFIVARS: &str = "/sys/firmware/efi/efivars";
 
 /// uid = gid of each service, as in `docs/ARCHITECTURE.md`.
-pub const SERVICES: [(&str, u32); 8] = [
+pub const SERVICES: [(&str, u32); 9] = [
     ("identity", 101),
     ("mesh", 102),
     ("dht", 103),
@@ -27,6 +28,7 @@ pub const SERVICES: [(&str, u32); 8] = [
     ("update", 106),
     ("network", 107),
     ("console", 108),
+    ("check", 109),
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub enum Step {
     GrowState {
         device: String,
     },
+    /// Finds out how the boot before this one ended, and records that this one runs.
+    LookBack,
     /// Moves the owner's `/macula.toml` from the ESP to the state partition, if it has no configuration yet.
     Provision {
         esp: String,
@@ -143,6 +147,7 @@ pub fn first() -> Vec<Planned> {
 pub fn firmware() -> Vec<Planned> {
     let mut plan = Plan::new("firmware", OnFailure::Continue);
     plan.mount("efivarfs", EFIVARS, "efivarfs", ALL, "");
+    plan.mount("pstore", PSTORE, "pstore", ALL, "");
     plan.0
 }
 
@@ -172,6 +177,7 @@ fn state(devices: &Devices) -> Plan {
     plan.dir(STATE, 0o755).mount(&devices.state, STATE, "ext4", ALL, "errors=remount-ro");
     plan.stage("state", OnFailure::Continue);
     plan.push(Step::GrowState { device: devices.state.clone() }).dir(EVIDENCE, 0o755);
+    plan.push(Step::LookBack);
     plan.stage("provision", OnFailure::Continue);
     plan.push(Step::Provision { esp: devices.esp.clone() });
     plan

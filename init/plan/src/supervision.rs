@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use os_slots::BootInfo;
+use serde::Deserialize;
+
 /// The hardware watchdog's time-out.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
 /// How often it is fed.
@@ -19,6 +22,49 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Longest message from the supervisor.
 pub const MESSAGE_BYTES_MAX: usize = 512;
 
+/// How much longer than the gate a required unit may be down on trial: the gate should speak first. This is for when
+/// `update`, which runs the gate, is itself the unit that is down.
+const AFTER_GATE: Duration = Duration::from_secs(120);
+/// How long a required unit of a committed release may be down before the node boots again. Doubles with each such end of
+/// this install's boots.
+const DOWN_FIRST: Duration = Duration::from_secs(600);
+const DOWN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// As in `os_config`.
+const GATE_DEFAULT: Duration = Duration::from_secs(180);
+const GATE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The stage of the evidence that a required unit stayed down.
+pub const STAGE_UNITS: &str = "units";
+
+/// How long a required unit may be down before this boot ends, by the text of `config.toml`.
+pub fn patience(boot: &BootInfo, config: &str) -> Duration {
+    if boot.trial {
+        return trial_watch(config);
+    }
+    let ends = boot.evidence.iter().filter(|e| e.seq == boot.seq && e.stage == STAGE_UNITS).count();
+    let doublings = u32::try_from(ends).unwrap_or(u32::MAX).min(16);
+    (DOWN_FIRST * 2u32.pow(doublings)).min(DOWN_MAX)
+}
+
+/// By when, counted from the boot, a trial has its verdict.
+pub fn trial_watch(config: &str) -> Duration {
+    gate_timeout(config) + AFTER_GATE
+}
+
+/// `[gate] timeout_s`. The rest of `config.toml` is the services' business; what is wrong with it must not matter here.
+fn gate_timeout(config: &str) -> Duration {
+    #[derive(Deserialize)]
+    struct Config {
+        gate: Gate,
+    }
+    #[derive(Deserialize)]
+    struct Gate {
+        timeout_s: u32,
+    }
+    let written = toml::from_str(config).ok().map(|c: Config| Duration::from_secs(c.gate.timeout_s.into()));
+    written.unwrap_or(GATE_DEFAULT).min(GATE_MAX)
+}
+
 /// What the supervisor tells PID 1, one datagram each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
@@ -30,12 +76,12 @@ pub enum Message {
     PowerOff(String),
     /// Factory reset, then reboot.
     Reset(String),
+    /// A required unit stays down: this boot has failed.
+    Failed(String),
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error(
-    "message {0:?} is none of: alive, reboot <reason>, rescue <reason>, poweroff <reason>, reset <reason>"
-)]
+#[error("message {0:?} is none of: alive, and reboot, rescue, poweroff, reset or failed with a reason")]
 pub struct UnknownMessage(String);
 
 impl Message {
@@ -47,6 +93,7 @@ impl Message {
             "reboot" => Ok(Message::Reboot(reason.to_owned())),
             "rescue" => Ok(Message::Rescue(reason.to_owned())),
             "poweroff" => Ok(Message::PowerOff(reason.to_owned())),
+            "failed" => Ok(Message::Failed(reason.to_owned())),
             "reset" => Ok(Message::Reset(reason.to_owned())),
             _ => Err(UnknownMessage(text.chars().take(64).collect())),
         }
@@ -135,9 +182,48 @@ mod tests {
         assert_eq!(Message::parse(b"reboot trial of 0.2.0"), Ok(Message::Reboot("trial of 0.2.0".into())));
         assert_eq!(Message::parse(b"reset by order"), Ok(Message::Reset("by order".into())));
         assert_eq!(Message::parse(b"poweroff"), Ok(Message::PowerOff("no reason given".into())));
+        assert_eq!(Message::parse(b"failed mesh is down"), Ok(Message::Failed("mesh is down".into())));
         for bad in [&b""[..], b"Alive", b"\xff\xfe", &[b'x'; 4096]] {
             assert!(Message::parse(bad).is_err());
         }
+    }
+
+    fn boot(name: &str, ends: usize) -> BootInfo {
+        let text = format!(
+            r#"{{"entry":"{name}","seq":2,"slot":"B","trial":{},"tries_left":null,"version":"1","board":"b",
+            "root_hash":"","boot_id":"","disk":"","esp":"","root_a":"","root_b":"","state":"","first_boot":false}}"#,
+            name.contains('+')
+        );
+        let mut boot: BootInfo = serde_json::from_str(&text).unwrap();
+        let evidence = |seq: u32, stage: &str| {
+            let text = format!(
+                r#"{{"boot_id":"","seq":{seq},"slot":"B","stage":"{stage}","reason":"","at_unix":0}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        boot.evidence = (0..ends).map(|_| evidence(2, STAGE_UNITS)).collect();
+        boot.evidence.extend([evidence(1, STAGE_UNITS), evidence(2, "panic")]);
+        boot
+    }
+
+    #[test]
+    fn rule_4_a_unit_that_stays_down_ends_the_boot_ever_more_rarely() {
+        let after = |ends| patience(&boot("macula-000002.efi", ends), "").as_secs();
+        assert_eq!([0, 1, 2, 7, 8, 100].map(after), [600, 1200, 2400, 76_800, 86_400, 86_400]);
+    }
+
+    #[test]
+    fn rule_4_on_trial_the_gate_speaks_first() {
+        let trial = boot("macula-000002+2-1.efi", 3);
+        for (config, seconds) in [
+            ("", 300),
+            ("[gate]\ntimeout_s = 60\nchecks = 7\n", 180),
+            ("[gate]\ntimeout_s = \"x\"", 300),
+            ("[gate", 300),
+        ] {
+            assert_eq!(patience(&trial, config).as_secs(), seconds, "{config}");
+        }
+        assert!(patience(&trial, "[gate]\ntimeout_s = 4294967295") <= GATE_MAX + AFTER_GATE);
     }
 
     #[test]

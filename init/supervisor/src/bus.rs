@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use init_plan::unit::SUPERVISOR;
 use os_durable::Form;
 use services_api::bus::{failed, not_for_the_console, uid};
-use services_api::report::{ProbeResult, UnitReport};
+use services_api::report::{CheckReport, ProbeResult, UnitReport};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use zbus::fdo;
@@ -26,6 +26,7 @@ const CONFIG: &str = "config.toml";
 const CONFIG_MAX: usize = 64 * 1024;
 /// More lines than this are not sent at once.
 const LINES_MAX: u32 = 5000;
+const CHECK_TIMEOUT_S_MAX: u32 = 60;
 
 pub type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -43,6 +44,11 @@ pub enum Command {
     Probe {
         unit: String,
         reply: Reply<Vec<ProbeResult>>,
+    },
+    Check {
+        exec: Vec<String>,
+        timeout: Duration,
+        reply: Reply<CheckReport>,
     },
     /// `word` is `reboot`, `rescue`, `poweroff` or `reset`.
     Power {
@@ -120,6 +126,13 @@ impl Supervisor {
         not_for_the_console(self.uid)?;
         let results = self.ask(|reply| Command::Probe { unit, reply }).await?;
         serde_json::to_string(&results).map_err(failed)
+    }
+
+    async fn check(&self, exec: Vec<String>, timeout_s: u32) -> fdo::Result<String> {
+        not_for_the_console(self.uid)?;
+        let timeout = Duration::from_secs(timeout_s.clamp(1, CHECK_TIMEOUT_S_MAX).into());
+        let report = self.ask(|reply| Command::Check { exec, timeout, reply }).await?;
+        serde_json::to_string(&report).map_err(failed)
     }
 
     async fn reboot(&self, reason: String) -> fdo::Result<()> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use services_api::report::ProbeResult;
+use services_api::report::{CheckReport, ProbeResult};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::sync::mpsc;
@@ -14,12 +14,13 @@ use tokio::task::JoinHandle;
 
 use crate::cgroup::Cgroups;
 use crate::journal::Journal;
-use crate::launch::Launched;
+use crate::launch::{CHECK_UNIT, Launched};
 use crate::logs::{LineSplitter, parse_line};
 use crate::notify;
 use crate::supervise::Event;
 
 const PROBE_OUTPUT_MAX: u64 = 256 * 1024;
+const CHECK_OUTPUT_MAX: u64 = 64 * 1024;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A service that runs.
@@ -168,4 +169,38 @@ pub async fn read_probe(mut child: Child) -> Result<Vec<ProbeResult>> {
         );
     }
     serde_json::from_slice(&out).context("the probe's answer is not JSON")
+}
+
+/// How a check ends. Its last line is the reason, if it does not pass. Nothing of it is left.
+pub async fn read_check(mut child: Child, timeout: Duration, cgroups: Option<Cgroups>) -> CheckReport {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let reading =
+        async { tokio::join!(keep_start(stdout, &mut out), keep_start(stderr, &mut err), child.wait()).2 };
+    let ended = tokio::time::timeout(timeout, reading).await;
+    let _ = child.start_kill();
+    if let Some(cgroups) = cgroups {
+        let _ = cgroups.kill(CHECK_UNIT);
+    }
+    let how = match ended {
+        Ok(Ok(status)) if status.success() => return CheckReport { passed: true, ..Default::default() },
+        Ok(Ok(status)) => describe_exit(status),
+        Ok(Err(e)) => format!("was lost: {e}"),
+        Err(_) => format!("did not end within {} s", timeout.as_secs()),
+    };
+    let last = [err, out].iter().find_map(|text| last_line(text));
+    CheckReport { passed: false, reason: last.map_or(how.clone(), |line| format!("{how}: {line}")) }
+}
+
+/// Keeps the first part of what comes and lets the rest go by, so that a talkative check does not hang on a full pipe.
+async fn keep_start(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
+    let Some(mut pipe) = pipe else { return };
+    let _ = (&mut pipe).take(CHECK_OUTPUT_MAX).read_to_end(into).await;
+    let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+}
+
+fn last_line(text: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(text);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(notify::one_line(line.trim(), 200))
 }

@@ -1,5 +1,8 @@
 //! Lines for the person at the console. A thread of its own does the writing: a slow serial line must never hold the
 //! supervisor up. Lines that do not fit the queue are dropped here; they are still in the logs.
+//!
+//! What is shown also goes to the kernel's log, whose tail is what PID 1 (or, after a panic, the RAM) keeps of a boot that
+//! ends badly.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -14,6 +17,7 @@ use crate::notify::one_line;
 const KERNELS: &str = "/dev/console";
 /// The kernel's consoles, the one behind `/dev/console` last.
 const ACTIVE: &str = "/sys/class/tty/console/active";
+const KERNEL_LOG: &str = "/dev/kmsg";
 const QUEUE: usize = 256;
 const LINE_MAX: usize = 240;
 /// So many lines of one unit within `WINDOW`; the rest are in the logs only.
@@ -63,6 +67,10 @@ fn write_line(path: Option<&PathBuf>, line: &str) {
         let _ = std::io::stderr().write_all(line.as_bytes());
         return;
     };
+    if let Ok(mut log) = OpenOptions::new().append(true).open(KERNEL_LOG) {
+        // Information (6): the kernel itself shows it on no console.
+        let _ = log.write_all(format!("<6>{line}").as_bytes());
+    }
     for console in all(path) {
         let flags = libc::O_NOCTTY | libc::O_CLOEXEC;
         if let Ok(mut file) = OpenOptions::new().append(true).custom_flags(flags).open(console) {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use init_plan::unit::{Device, DeviceRole, Unit};
@@ -87,7 +87,7 @@ fn is_active_root(info: &BootInfo, rdev: u64) -> bool {
     fs::metadata(info.active_root()).is_ok_and(|m| m.rdev() == rdev)
 }
 
-fn read_boot_info(path: &PathBuf) -> Result<BootInfo> {
+pub fn read_boot_info(path: &Path) -> Result<BootInfo> {
     let mut text = String::new();
     let file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     file.take(BOOT_INFO_MAX).read_to_string(&mut text)?;

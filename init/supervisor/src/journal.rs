@@ -31,6 +31,12 @@ impl Journal {
         }
     }
 
+    /// The last lines of one unit.
+    pub fn last(&self, unit: &str, lines: usize) -> Vec<String> {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.last(unit, lines).into_iter().map(|line| line.text).collect()
+    }
+
     pub fn say(&self, text: &str) {
         self.write(SUPERVISOR, INFO, &one_line(text, LINE_MAX));
     }

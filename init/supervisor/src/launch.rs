@@ -85,6 +85,23 @@ pub fn start_probe(paths: &Paths, cgroups: Option<&Cgroups>, unit: &Unit) -> Res
     spawn(paths, &spec, None)
 }
 
+/// The sandbox of the owner's checks: the node's network, and nothing that belongs to a service.
+const CHECK: &str = "version = 1\n[unit]\nname = \"check\"\ndescription = \"a check of the gate\"\n\
+    [service]\nexec = [\"/usr/bin/true\"]\nuid = 109\n[limits]\nmemory_max = \"64M\"\npids_max = 16\n\
+    [sandbox]\nnetwork = \"host\"\n";
+/// Its cgroup.
+pub const CHECK_UNIT: &str = "check";
+
+/// Starts one of the owner's checks.
+pub fn start_check(paths: &Paths, cgroups: Option<&Cgroups>, exec: Vec<String>) -> Result<Child> {
+    anyhow::ensure!(
+        exec.first().is_some_and(|program| program.starts_with('/')),
+        "a check has an absolute path"
+    );
+    let unit = Unit { exec, ..Unit::parse(CHECK_UNIT, CHECK)? };
+    spawn(paths, &describe(paths, cgroups, &unit)?, None)
+}
+
 /// For a unit that talks to whoever is at the console.
 fn open_console(paths: &Paths) -> Result<File> {
     let path = paths.console.as_deref().context("there is no console here")?;

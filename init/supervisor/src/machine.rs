@@ -29,6 +29,8 @@ pub enum Action {
     Say(String),
     /// Every required unit is ready, for the first time.
     AllReady,
+    /// A required unit stays down: this boot has failed, for this reason. Said once.
+    GiveUp { unit: String, reason: String },
     /// Every unit has stopped, as was asked.
     AllStopped,
 }
@@ -73,6 +75,8 @@ pub struct Tracked {
     failed: bool,
     /// Nobody waits for it any more.
     given_up: bool,
+    /// Since when it has not been ready for as long as a unit must be to be forgiven its past.
+    ill_since: Duration,
     /// Why we killed it, until it is gone.
     doomed: Option<(Ended, String)>,
     after: Vec<String>,
@@ -115,6 +119,21 @@ impl Tracked {
         }
     }
 
+    /// It has stopped being ready.
+    fn falls_ill(&mut self, policy: &RestartPolicy, now: Duration) {
+        if let Phase::Ready { since, .. } = self.phase
+            && now.saturating_sub(since) >= policy.steady
+        {
+            self.ill_since = now;
+        }
+    }
+
+    /// When it will have been down for too long.
+    fn overdue_at(&self, patience: Duration) -> Option<Duration> {
+        let ill = self.required && !self.is_ready() && self.phase != Phase::Stopped;
+        ill.then(|| self.ill_since.saturating_add(patience))
+    }
+
     fn deadline(&self) -> Option<Duration> {
         match self.phase {
             Phase::Backoff { until } => Some(until),
@@ -130,8 +149,11 @@ pub struct Machine {
     units: BTreeMap<String, Tracked>,
     policy: RestartPolicy,
     actions: VecDeque<Action>,
+    /// How long a required unit may be down; `None`: for ever.
+    patience: Option<Duration>,
     stopping: bool,
     said_ready: bool,
+    said_given_up: bool,
     said_stopped: bool,
 }
 
@@ -143,8 +165,10 @@ impl Machine {
             units: tracked.chain(broken_ones).collect(),
             policy,
             actions: VecDeque::new(),
+            patience: None,
             stopping: false,
             said_ready: false,
+            said_given_up: false,
             said_stopped: false,
         };
         for b in broken {
@@ -154,13 +178,26 @@ impl Machine {
         machine
     }
 
+    /// From now on a required unit that is down for so long ends the boot.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = Some(patience);
+    }
+
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
     /// When [`Machine::handle_timeout`] wants to be called, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.units.values().filter_map(Tracked::deadline).min()
+        let of_units = self.units.values().filter_map(Tracked::deadline).min();
+        of_units.into_iter().chain(self.overdue().map(|(_, at)| at)).min()
+    }
+
+    /// The required unit that will be overdue first, and when.
+    fn overdue(&self) -> Option<(&String, Duration)> {
+        let patience = self.patience.filter(|_| !self.stopping && !self.said_given_up)?;
+        let due = self.units.iter().filter_map(|(name, u)| Some((name, u.overdue_at(patience)?)));
+        due.min_by_key(|(_, at)| *at)
     }
 
     pub fn units(&self) -> impl Iterator<Item = (&String, &Tracked)> {
@@ -193,6 +230,7 @@ impl Machine {
         let Some(u) = self.units.get_mut(unit) else { return };
         u.pid = 0;
         u.status.clear();
+        u.falls_ill(&self.policy, now);
         let ended = match (u.doomed.take(), &u.phase) {
             (Some((ended, why)), _) => {
                 u.last_exit = format!("{why}, {how}");
@@ -228,6 +266,7 @@ impl Machine {
         u.failed = false;
         match u.phase {
             Phase::Starting { .. } | Phase::Ready { .. } => {
+                u.falls_ill(&self.policy, now);
                 u.enter(Phase::Stopping { kill_at: now + u.stop_timeout, start_again: true }, now);
                 self.actions.push_back(Action::Terminate(unit.to_owned()));
             }
@@ -260,7 +299,22 @@ impl Machine {
         for name in due {
             self.unit_timeout(&name, now);
         }
+        self.give_up_if_overdue(now);
         self.settle(now);
+    }
+
+    fn give_up_if_overdue(&mut self, now: Duration) {
+        let Some((unit, _)) = self.overdue().filter(|(_, at)| *at <= now) else { return };
+        let unit = unit.clone();
+        let Some(u) = self.units.get(&unit) else { return };
+        let down = now.saturating_sub(u.ill_since).as_secs();
+        let why = if u.last_exit.is_empty() { u.status.as_str() } else { u.last_exit.as_str() };
+        let reason = match why {
+            "" => format!("required unit {unit} has not been ready for {down} s"),
+            why => format!("required unit {unit} has not been ready for {down} s: {why}"),
+        };
+        self.said_given_up = true;
+        self.actions.push_back(Action::GiveUp { unit, reason });
     }
 
     fn unit_timeout(&mut self, name: &str, now: Duration) {
@@ -372,6 +426,7 @@ fn track(unit: &Unit, now: Duration) -> Tracked {
         phase: Phase::Waiting,
         failed: false,
         given_up: false,
+        ill_since: now,
         doomed: None,
         after: unit.after.clone(),
         ready_timeout: unit.ready_timeout,
@@ -392,6 +447,7 @@ fn track_broken(broken: &BrokenUnit, now: Duration) -> Tracked {
         phase: Phase::Broken,
         failed: true,
         given_up: true,
+        ill_since: now,
         doomed: None,
         after: Vec::new(),
         ready_timeout: Duration::MAX,

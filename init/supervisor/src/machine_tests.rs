@@ -35,6 +35,7 @@ impl Bench {
                 Action::Kill(u) => format!("kill {u}"),
                 Action::Say(text) => format!("say {}", text.split([':', ',']).next().unwrap_or_default()),
                 Action::AllReady => "all ready".into(),
+                Action::GiveUp { unit, reason } => format!("give up {unit}: {reason}"),
                 Action::AllStopped => "all stopped".into(),
             })
             .collect()
@@ -205,4 +206,48 @@ fn words_about_unknown_units_change_nothing() {
     assert_eq!(b.ready("ghost"), [""; 0]);
     assert_eq!(b.exited("mesh").len(), 1);
     assert_eq!(b.exited("mesh").len(), 0, "a second exit of the same process");
+}
+
+#[test]
+fn rule_4_a_required_unit_that_stays_down_ends_the_boot() {
+    let mut bench = Bench::new(&[unit("a", &[], 0)]);
+    bench.machine.set_patience(Duration::from_secs(600));
+    bench.actions();
+    // Crashes soon after it gets ready, again and again: that is no progress.
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        seen.extend(bench.ready("a"));
+        seen.extend(bench.pass(1.0));
+        seen.extend(bench.exited("a"));
+        seen.extend(bench.pass(10.0));
+    }
+    let given_up: Vec<&String> = seen.iter().filter(|action| action.starts_with("give up")).collect();
+    assert_eq!(given_up.len(), 1, "{seen:?}");
+    assert!(
+        given_up[0].contains("a has not been ready for 60") && given_up[0].contains("exited with code 1")
+    );
+}
+
+#[test]
+fn a_long_good_time_is_progress_and_nobody_gives_up_while_stopping() {
+    let mut bench = Bench::new(&[unit("a", &[], 0)]);
+    bench.machine.set_patience(Duration::from_secs(600));
+    bench.ready("a");
+    bench.pass(100_000.0);
+    bench.exited("a");
+    let until_given_up = bench.machine.overdue().map(|(_, at)| at.saturating_sub(bench.now));
+    assert_eq!(until_given_up, Some(Duration::from_secs(600)));
+    bench.machine.stop(bench.now);
+    assert!(!bench.pass(1000.0).iter().any(|action| action.starts_with("give up")));
+}
+
+#[test]
+fn a_unit_that_nobody_can_read_ends_the_boot_too() {
+    let broken = [BrokenUnit { name: "mesh".into(), problem: "no [service]".into() }];
+    let mut bench = Bench::with_broken(&[], &broken);
+    bench.machine.set_patience(Duration::from_secs(600));
+    bench.actions();
+    assert_eq!(bench.machine.next_deadline(), Some(Duration::from_secs(603)));
+    let actions = bench.pass(600.0);
+    assert_eq!(actions, ["give up mesh: required unit mesh has not been ready for 600 s: no [service]"]);
 }

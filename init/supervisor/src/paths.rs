@@ -50,6 +50,12 @@ impl Paths {
         self.run.join(format!("{unit}.sock"))
     }
 
+    /// The text of the node's configuration; empty if it cannot be read.
+    pub fn config(&self) -> String {
+        let path = self.state.join("config.toml");
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
     pub fn notify_dir(&self) -> PathBuf {
         self.run.join("notify")
     }

@@ -1,6 +1,6 @@
 //! The line to PID 1: a `SOCK_SEQPACKET` socket whose number is in `MACULA_PID1_FD`. Datagrams are short text, `alive`,
-//! `reboot <reason>`, `rescue <reason>`, `poweroff <reason>` and `reset <reason>` upwards, `stop` downwards. Without it (on a
-//! host) the supervisor runs alone.
+//! `reboot <reason>`, `rescue <reason>`, `poweroff <reason>`, `reset <reason>` and `failed <reason>` upwards, `stop` downwards.
+//! Without it (on a host) the supervisor runs alone.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -44,6 +44,11 @@ impl Pid1 {
     /// `word` is `reboot`, `rescue`, `poweroff` or `reset`.
     pub fn power(&self, word: &str, reason: &str) -> io::Result<()> {
         self.send(&format!("{word} {}", one_line(reason, 200)))
+    }
+
+    /// This boot has failed.
+    pub fn failed(&self, reason: &str) -> io::Result<()> {
+        self.send(&format!("failed {}", one_line(reason, 400)))
     }
 
     fn send(&self, text: &str) -> io::Result<()> {

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use init_plan::supervision::patience;
 use init_plan::unit::{SUPERVISOR, Unit};
 use init_plan::unit_order::RestartPolicy;
-use services_api::report::UnitReport;
+use services_api::report::{CheckReport, UnitReport};
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::bus::{self, Command};
 use crate::cgroup::Cgroups;
-use crate::children::{Running, read_probe};
+use crate::children::{Running, read_check, read_probe};
 use crate::journal::{Journal, uptime};
 use crate::launch::{self, Sockets};
 use crate::machine::{Action, Machine, Tracked};
@@ -29,6 +30,8 @@ use crate::{devices, usage};
 
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const SELF_KILL_DELAY: Duration = Duration::from_millis(300);
+/// Lines shown of a unit for which this boot ends.
+const LAST_WORDS: usize = 10;
 /// Services have 0: when the node runs out of memory, one of them goes first.
 const OOM_SCORE: &str = "-900";
 
@@ -76,6 +79,8 @@ struct Supervisor {
     cgroups: Option<Cgroups>,
     journal: Arc<Journal>,
     running: BTreeMap<String, Running>,
+    /// Held while a check of the gate runs.
+    checking: Arc<tokio::sync::Mutex<()>>,
     starts: u64,
     pid1: Option<Pid1>,
     began: Duration,
@@ -97,7 +102,12 @@ impl Supervisor {
             journal.complain(&format!("{e:#}"));
         }
         let pid1 = Pid1::from_environment()?;
-        let machine = Machine::new(&units, &broken, RestartPolicy::default(), began);
+        let mut machine = Machine::new(&units, &broken, RestartPolicy::default(), began);
+        match devices::read_boot_info(&paths.boot_info()) {
+            Ok(boot) => machine.set_patience(patience(&boot, &paths.config())),
+            Err(e) if pid1.is_some() => journal.complain(&format!("{e:#}")),
+            Err(_) => {}
+        }
         let (events, inbox) = mpsc::channel(256);
         let units = units.into_iter().map(|u| (u.name.clone(), u)).collect();
         let running = BTreeMap::new();
@@ -109,6 +119,7 @@ impl Supervisor {
             cgroups,
             journal,
             running,
+            checking: Arc::default(),
             starts: 0,
             pid1,
             began,
@@ -145,6 +156,7 @@ impl Supervisor {
                 Action::Kill(unit) => self.kill_all(&unit),
                 Action::Say(line) => self.journal.say(&line),
                 Action::AllReady => self.say_ready(),
+                Action::GiveUp { unit, reason } => self.give_up(&unit, &reason),
                 Action::AllStopped => return true,
             }
         }
@@ -213,6 +225,21 @@ impl Supervisor {
         self.journal.say(&format!("all units ready in {own:.1} s (kernel {:.1} s)", now.as_secs_f32()));
     }
 
+    /// PID 1 ends this boot. Should the word be lost, the silence that follows does the same.
+    fn give_up(&mut self, unit: &str, reason: &str) {
+        self.journal.complain(reason);
+        for line in self.journal.last(unit, LAST_WORDS) {
+            self.journal.complain(&format!("{unit}'s last words: {line}"));
+        }
+        let (pid1, reason) = (self.pid1.take(), reason.to_owned());
+        tokio::spawn(async move {
+            // Those lines go to the kernel's log through another thread, and PID 1 keeps that log's tail.
+            tokio::time::sleep(SELF_KILL_DELAY).await;
+            let _ = pid1.as_ref().map(|pid1| pid1.failed(&reason));
+            std::future::pending::<()>().await;
+        });
+    }
+
     fn report_alive(&self) {
         if let Some(Err(e)) = self.pid1.as_ref().map(Pid1::alive) {
             self.journal.complain(&format!("cannot tell PID 1 that we are alive: {e}"));
@@ -266,6 +293,7 @@ impl Supervisor {
             Command::Kill { unit, signal, reply } => drop(reply.send(self.kill(&unit, signal))),
             Command::Restart { unit, reply } => drop(reply.send(self.restart(&unit))),
             Command::Power { word, reason, reply } => drop(reply.send(self.power(word, &reason))),
+            Command::Check { exec, timeout, reply } => self.check(exec, timeout, reply),
             Command::Probe { unit, reply } => match self.start_probe(&unit) {
                 Ok(child) => drop(tokio::spawn(async move { drop(reply.send(read_probe(child).await)) })),
                 Err(e) => drop(reply.send(Err(e))),
@@ -308,6 +336,21 @@ impl Supervisor {
     fn start_probe(&self, unit: &str) -> Result<Child> {
         let unit = self.units.get(unit).ok_or_else(|| anyhow!("no unit {unit:?} can be probed"))?;
         launch::start_probe(&self.paths, self.cgroups.as_ref(), unit)
+    }
+
+    /// One at a time: the next would find the same cgroup.
+    fn check(&self, exec: Vec<String>, timeout: Duration, reply: bus::Reply<CheckReport>) {
+        let (paths, cgroups, turn) = (self.paths.clone(), self.cgroups.clone(), self.checking.clone());
+        tokio::spawn(async move {
+            let Ok(_turn) = turn.try_lock() else {
+                return drop(reply.send(Err(anyhow!("another check is running"))));
+            };
+            let report = match launch::start_check(&paths, cgroups.as_ref(), exec) {
+                Ok(child) => read_check(child, timeout, cgroups).await,
+                Err(e) => CheckReport { passed: false, reason: format!("cannot be started: {e:#}") },
+            };
+            let _ = reply.send(Ok(report));
+        });
     }
 
     fn report(&self) -> Vec<UnitReport> {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{SUPERVISOR, install, is_root, open_dir};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-use services_api::report::{LogLine, ProbeResult, UnitReport};
+use services_api::report::{CheckReport, LogLine, ProbeResult, UnitReport};
 use services_api::supervisor::SupervisorProxy;
 
 static NODES: AtomicU32 = AtomicU32::new(0);
@@ -157,7 +157,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.supervisor.kill();
         let _ = self.supervisor.wait();
-        for leaf in ["base", "top", "supervisor", ""] {
+        for leaf in ["base", "top", "check", "supervisor", ""] {
             let _ = fs::write(self.cgroup.join(leaf).join("cgroup.kill"), "1");
             std::thread::sleep(Duration::from_millis(20));
             let _ = fs::remove_dir(self.cgroup.join(leaf));
@@ -249,6 +249,20 @@ fn over_the_bus(node: &Node, first: u32) {
                 .iter()
                 .any(|r| r.attempt.starts_with("write ") && r.attempt.ends_with("state/base") && r.allowed)
         );
+
+        // The static program at hand: as a probe it ends well, with a word it does not know it complains.
+        let program = node.dir.path().join("supervisor").to_string_lossy().into_owned();
+        let check = async |words: &[&str], timeout_s: u32| -> CheckReport {
+            let exec: Vec<String> = words.iter().map(|w| w.to_string()).collect();
+            serde_json::from_str(&supervisor.check(&exec, timeout_s).await.unwrap()).unwrap()
+        };
+        let well = check(&[&program, "probe"], 20).await;
+        assert!(well.passed, "{well:?}");
+        let badly = check(&[&program, "nonsense"], 20).await;
+        assert!(!badly.passed && badly.reason.starts_with("exited with code 2: "), "{badly:?}");
+        let absent = check(&["/nonexistent"], 20).await;
+        assert!(!absent.passed && absent.reason.contains("/nonexistent"), "{absent:?}");
+        assert!(!check(&["relative"], 20).await.passed);
 
         assert!(supervisor.kill("nobody", 9).await.is_err());
         assert!(supervisor.kill("base", 0).await.is_err());

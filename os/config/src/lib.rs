@@ -76,6 +76,26 @@ pub struct Gate {
     pub timeout_s: u32,
     /// Seconds that all required units must stay ready, default 10.
     pub steady_s: u32,
+    /// What must pass besides (`[[gate.check]]`), default nothing.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that the owner wants to see work before a release is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// 1 to 63 of `[a-z0-9-]`.
+    pub name: String,
+    pub what: CheckWhat,
+    /// Seconds within which it must pass, 1 to 60, default 10.
+    pub timeout_s: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckWhat {
+    /// A program of the image and its arguments: passes with exit code 0.
+    Exec(Vec<String>),
+    /// `http://host[:port]/path`: passes with a status of 200 to 299.
+    Http(String),
 }
 
 impl Default for Config {
@@ -86,7 +106,7 @@ impl Default for Config {
             owner: None,
             mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new() },
             update: Update { channel: None, release_keys: Vec::new(), threshold: 1, interval_s: 60 },
-            gate: Gate { timeout_s: 180, steady_s: 10 },
+            gate: Gate { timeout_s: 180, steady_s: 10, checks: Vec::new() },
         }
     }
 }
@@ -161,6 +181,8 @@ mod tests {
 
     const KEY: &str = "did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx";
 
+    const TWICE: &str = "[[gate.check]]\nname = \"a\"\nhttp = \"http://b\"\n[[gate.check]]\nname = \"a\"\nhttp = \"http://c\"";
+
     #[test]
     fn an_empty_file_means_the_defaults() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
@@ -204,6 +226,13 @@ mod tests {
             interval_s = 15
             [gate]
             timeout_s = 60
+            [[gate.check]]
+            name = "web"
+            http = "http://127.0.0.1:8080/health"
+            [[gate.check]]
+            name = "files"
+            exec = ["/usr/bin/app", "--self-test"]
+            timeout_s = 30
             "#
         );
         let config = Config::parse(&text).unwrap();
@@ -212,6 +241,9 @@ mod tests {
         assert_eq!(config.mesh.seeds[1].address.to_string(), "[2001:db8::1]:4433");
         assert_eq!(config.update.channel, Some(Channel { publisher: key, name: "stable".into() }));
         assert_eq!((config.gate.timeout_s, config.gate.steady_s), (60, 10));
+        let [web, files] = &config.gate.checks[..] else { panic!("{:?}", config.gate.checks) };
+        assert_eq!(web.what, CheckWhat::Http("http://127.0.0.1:8080/health".into()));
+        assert_eq!((web.timeout_s, files.timeout_s, files.name.as_str()), (10, 30, "files"));
     }
 
     #[test]
@@ -228,6 +260,16 @@ mod tests {
             ("[update]\nthreshold = 0", "update.threshold"),
             ("[update]\nthreshold = 2", "update.threshold"),
             ("[gate]\ntimeout_s = 5", "gate.timeout_s"),
+            ("[[gate.check]]\nname = \"a\"", "gate.check[0]"),
+            ("[[gate.check]]\nname = \"A\"\nexec = [\"/usr/bin/a\"]", "gate.check[0].name"),
+            ("[[gate.check]]\nname = \"a\"\nexec = [\"/a\"]\nhttp = \"http://b\"", "gate.check[0]"),
+            ("[[gate.check]]\nname = \"a\"\nexec = [\"a\"]", "gate.check[0].exec"),
+            ("[[gate.check]]\nname = \"a\"\nexec = []", "gate.check[0].exec"),
+            ("[[gate.check]]\nname = \"a\"\nexec = [\"/a\", \"\\u0000\"]", "gate.check[0].exec"),
+            ("[[gate.check]]\nname = \"a\"\nhttp = \"https://b\"", "gate.check[0].http"),
+            ("[[gate.check]]\nname = \"a\"\nhttp = \"http://b c\"", "gate.check[0].http"),
+            ("[[gate.check]]\nname = \"a\"\nhttp = \"http://b\"\ntimeout_s = 61", "gate.check[0].timeout_s"),
+            (TWICE, "gate.check[1].name"),
             ("[mesh", "TOML"),
         ];
         for (text, key) in cases {

@@ -3,10 +3,15 @@
 use os_identity::NodeId;
 use serde::Deserialize;
 
-use crate::{Channel, ConfigError, Gate, Mesh, Seed, Update, VERSION};
+use crate::{Channel, Check, CheckWhat, ConfigError, Gate, Mesh, Seed, Update, VERSION};
 
 const MAX_SEEDS: usize = 64;
 const MAX_KEYS: usize = 32;
+const MAX_CHECKS: usize = 16;
+const MAX_WORDS: usize = 32;
+const MAX_WORD: usize = 1024;
+const CHECK_TIMEOUT_S: u32 = 10;
+const MAX_CHECK_TIMEOUT_S: u32 = 60;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +53,17 @@ struct UpdateTable {
 struct GateTable {
     timeout_s: Option<u32>,
     steady_s: Option<u32>,
+    #[serde(default)]
+    check: Vec<CheckTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckTable {
+    name: String,
+    exec: Option<Vec<String>>,
+    http: Option<String>,
+    timeout_s: Option<u32>,
 }
 
 impl TryFrom<Config> for crate::Config {
@@ -113,12 +129,63 @@ fn gate(w: GateTable, defaults: Gate) -> Result<Gate, ConfigError> {
     let gate = Gate {
         timeout_s: w.timeout_s.unwrap_or(defaults.timeout_s),
         steady_s: w.steady_s.unwrap_or(defaults.steady_s),
+        checks: checks(w.check)?,
     };
     if gate.timeout_s < gate.steady_s + 10 {
         let why = "must be at least ten seconds more than gate.steady_s, or no trial could pass";
         return Err(ConfigError::value("gate.timeout_s", why));
     }
     Ok(gate)
+}
+
+fn checks(written: Vec<CheckTable>) -> Result<Vec<Check>, ConfigError> {
+    if written.len() > MAX_CHECKS {
+        return Err(ConfigError::value("gate.check", format!("at most {MAX_CHECKS} checks")));
+    }
+    let mut checks: Vec<Check> = Vec::new();
+    for (i, w) in written.into_iter().enumerate() {
+        let at = format!("gate.check[{i}]");
+        let check = check(&at, w)?;
+        if checks.iter().any(|known| known.name == check.name) {
+            return Err(ConfigError::value(format!("{at}.name"), format!("{} is there twice", check.name)));
+        }
+        checks.push(check);
+    }
+    Ok(checks)
+}
+
+fn check(at: &str, w: CheckTable) -> Result<Check, ConfigError> {
+    let timeout_s = w.timeout_s.unwrap_or(CHECK_TIMEOUT_S);
+    if !(1..=MAX_CHECK_TIMEOUT_S).contains(&timeout_s) {
+        let why = format!("1 to {MAX_CHECK_TIMEOUT_S} seconds");
+        return Err(ConfigError::value(format!("{at}.timeout_s"), why));
+    }
+    let what = match (w.exec, w.http) {
+        (Some(words), None) => CheckWhat::Exec(program(&format!("{at}.exec"), words)?),
+        (None, Some(url)) => CheckWhat::Http(local_url(&format!("{at}.http"), url)?),
+        _ => return Err(ConfigError::value(at, "a check has either exec or http")),
+    };
+    Ok(Check { name: name(&format!("{at}.name"), w.name)?, what, timeout_s })
+}
+
+fn program(at: &str, words: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    if !words.first().is_some_and(|program| program.starts_with('/')) {
+        return Err(ConfigError::value(at, "begins with the absolute path of a program"));
+    }
+    if words.len() > MAX_WORDS || words.iter().any(|word| word.len() > MAX_WORD || word.contains('\0')) {
+        let why = format!("at most {MAX_WORDS} words of at most {MAX_WORD} bytes, none with a zero byte");
+        return Err(ConfigError::value(at, why));
+    }
+    Ok(words)
+}
+
+fn local_url(at: &str, url: String) -> Result<String, ConfigError> {
+    let host = url.strip_prefix("http://").unwrap_or("");
+    let plain = url.bytes().all(|b| b.is_ascii_graphic());
+    if host.is_empty() || host.starts_with('/') || !plain || url.len() > MAX_WORD {
+        return Err(ConfigError::value(at, "reads http://host[:port]/path; https is not spoken here"));
+    }
+    Ok(url)
 }
 
 fn name(key: &str, text: String) -> Result<String, ConfigError> {

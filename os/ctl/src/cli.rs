@@ -161,6 +161,9 @@ pub enum Verb {
     },
     /// A small prompt for the serial console of a node (implies --local)
     Console,
+    /// Whether a web server answers well: runs on a node, for the gate's checks
+    #[command(hide = true)]
+    CheckHttp { url: String },
 }
 
 #[derive(Debug, Subcommand)]

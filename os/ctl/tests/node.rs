@@ -213,7 +213,12 @@ fn a_release_is_published_and_publishing_again_sends_nothing_twice() {
 fn an_update_is_watched_until_it_ends() {
     let owner = Owner::new();
     let node = TestNode::start(1, &owner.id);
-    let event = |kind: &str| EventReport { at_unix: 1, kind: kind.into(), text: "0.2.0".into() };
+    let event = |kind: &str| EventReport {
+        at_unix: 1,
+        kind: kind.into(),
+        text: "0.2.0".into(),
+        ..Default::default()
+    };
     let installing = OsReport {
         installing: Some(InstallReport { phase: "fetch".into(), ..InstallReport::default() }),
         ..OsReport::default()

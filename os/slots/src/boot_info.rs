@@ -24,10 +24,31 @@ pub struct Evidence {
     pub at_unix: u64,
 }
 
+/// A boot that ended without a word: its power was cut, or somebody pressed the reset button.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interrupted {
+    pub boot_id: String,
+    pub seq: u32,
+    pub version: String,
+    /// When it had begun, by the node's clock.
+    pub at_unix: u64,
+    /// The kernel log's last lines, if it was on trial.
+    #[serde(default)]
+    pub log_tail: Vec<String>,
+}
+
 /// Stages of evidence that condemn a release's bytes, as opposed to what it ran into.
 pub const STAGES_OF_CORRUPTION: [&str; 3] = ["verity", "root", "switch-root"];
 
+/// Stages of evidence of boots that were ended by the machine, or by PID 1, without going to the other slot.
+const STAYED: [&str; 3] = ["panic", "watchdog", "units"];
+
 impl Evidence {
+    /// Whether PID 1 may have left the slot for this.
+    pub fn left_the_slot(&self) -> bool {
+        !STAYED.contains(&self.stage.as_str())
+    }
+
     /// Whether it says that the install with its sequence number is corrupt.
     pub fn condemns(&self) -> bool {
         STAGES_OF_CORRUPTION.contains(&self.stage.as_str())
@@ -68,6 +89,9 @@ pub struct BootInfo {
     /// Earlier failures, oldest first.
     #[serde(default)]
     pub evidence: Vec<Evidence>,
+    /// The boot before this one, if it ended without a word.
+    #[serde(default)]
+    pub interrupted: Option<Interrupted>,
 }
 
 impl BootInfo {

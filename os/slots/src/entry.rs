@@ -227,6 +227,24 @@ mod tests {
     }
 
     #[test]
+    fn rule_2_tries_that_are_used_up_lead_to_the_committed_entry_and_never_to_none() {
+        let first = |names: &[&str]| {
+            names.iter().map(|name| e(name)).min_by(Entry::boot_order).map(|e| e.to_string())
+        };
+        let committed = Some("macula-000001.efi".to_owned());
+        assert_eq!(first(&["macula-000002+0-3.efi", "macula-000001.efi"]), committed);
+        assert_eq!(
+            first(&["macula-000001.efi", "macula-000002+0-3.efi", "macula-000004+0-1.efi"]),
+            committed
+        );
+        // Should even the committed entry have been counted down, there is something to start.
+        assert_eq!(
+            first(&["macula-000001+0-3.efi", "macula-000002+0-3.efi"]),
+            Some("macula-000002+0-3.efi".to_owned())
+        );
+    }
+
+    #[test]
     fn marking_bad_keeps_the_count_of_boots_and_sorts_last() {
         assert_eq!(e("macula-000002+1-2.efi").marked_bad().to_string(), "macula-000002+0-2.efi");
         assert_eq!(e("macula-000002.efi").marked_bad().to_string(), "macula-000002+0-3.efi");

@@ -1,7 +1,7 @@
 //! The gate between trial and commit.
 //!
-//! A trial commits when all required units are ready and stay so, the state is intact, and the mesh is as reachable
-//! as before: if the node had peers, at least one answers a fresh challenge. A node that had none is judged by local
+//! A trial commits when all required units are ready and stay so, the state is intact, the owner's own checks pass once more
+//! after that, and the mesh is as reachable as before: if the node had peers, at least one answers a fresh challenge. A node that had none is judged by local
 //! checks alone and never rolls back just for being offline.
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,18 @@ pub struct GateInputs {
     pub had_peers: bool,
     /// Whether a peer has answered a challenge made during this boot.
     pub peer_answered: bool,
+    /// The owner's own checks.
+    pub checks: Vec<CheckResult>,
+}
+
+/// The latest run of one of the owner's checks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CheckResult {
+    pub name: String,
+    /// When it began, if it passed; milliseconds as in [`GateInputs`].
+    pub passed_at_ms: Option<u64>,
+    /// Why it did not pass.
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,13 +60,20 @@ pub fn gate(inputs: &GateInputs, config: &GateConfig) -> GateVerdict {
     let steady =
         inputs.ready_since_ms.is_some_and(|t| inputs.elapsed_ms.saturating_sub(t) >= config.steady_ms);
     let reachable = !inputs.had_peers || inputs.peer_answered;
-    if steady && inputs.state_ok && reachable {
+    let checked = inputs.checks.iter().all(|check| passed_when_steady(check, inputs, config));
+    if steady && inputs.state_ok && reachable && checked {
         return GateVerdict::Commit;
     }
     if inputs.elapsed_ms < config.deadline_ms {
         return GateVerdict::Wait;
     }
     GateVerdict::Fail(what_is_missing(inputs, config))
+}
+
+/// What was good while units were still starting may be bad by now.
+fn passed_when_steady(check: &CheckResult, inputs: &GateInputs, config: &GateConfig) -> bool {
+    let steady_at = inputs.ready_since_ms.map(|since| since.saturating_add(config.steady_ms));
+    check.passed_at_ms.zip(steady_at).is_some_and(|(passed, steady)| passed >= steady)
 }
 
 fn what_is_missing(inputs: &GateInputs, config: &GateConfig) -> String {
@@ -67,6 +86,9 @@ fn what_is_missing(inputs: &GateInputs, config: &GateConfig) -> String {
     }
     if inputs.had_peers && !inputs.peer_answered {
         return format!("the node had peers before the update and none answered {within}");
+    }
+    if let Some(check) = inputs.checks.iter().find(|check| check.passed_at_ms.is_none()) {
+        return format!("check {} did not pass {within}: {}", check.name, check.reason);
     }
     format!("required units did not stay ready for {} s {within}", config.steady_ms / 1000)
 }
@@ -104,6 +126,26 @@ mod tests {
         assert!(matches!(gate(&late, &CONFIG), GateVerdict::Fail(r) if r.contains("peers")));
         let lonely = GateInputs { had_peers: false, ..late };
         assert_eq!(gate(&lonely, &CONFIG), GateVerdict::Commit);
+    }
+
+    #[test]
+    fn the_owners_checks_must_pass_after_the_steady_time() {
+        let check =
+            |passed_at_ms| CheckResult { name: "web".into(), passed_at_ms, reason: "it answered 503".into() };
+        for (passed_at_ms, elapsed_ms, expected) in [
+            (Some(30), 30, GateVerdict::Commit),
+            (Some(35), 99, GateVerdict::Commit),
+            // Before that, it does not count yet.
+            (Some(29), 31, GateVerdict::Wait),
+            (None, 99, GateVerdict::Wait),
+            (None, 100, GateVerdict::Fail("check web did not pass within 0 s: it answered 503".into())),
+        ] {
+            let inputs = GateInputs { elapsed_ms, checks: vec![check(passed_at_ms)], ..good() };
+            assert_eq!(gate(&inputs, &CONFIG), expected, "{passed_at_ms:?} at {elapsed_ms}");
+        }
+        let one_of_two = vec![check(Some(30)), CheckResult { name: "db".into(), ..check(None) }];
+        let inputs = GateInputs { elapsed_ms: 100, checks: one_of_two, ..good() };
+        assert!(matches!(gate(&inputs, &CONFIG), GateVerdict::Fail(r) if r.contains("check db")));
     }
 
     #[test]

@@ -14,10 +14,10 @@ mod gate;
 mod install;
 mod trial;
 
-pub use boot_info::{BootInfo, Evidence, STAGES_OF_CORRUPTION};
+pub use boot_info::{BootInfo, Evidence, Interrupted, STAGES_OF_CORRUPTION};
 pub use entry::{Entry, EntryError, RESCUE_ENTRY, SEQ_MAX, TRIES_MAX, Tries};
 pub use failed::{FAILED_RELEASES_MAX, FailedRelease, FailedReleases, LOG_TAIL_MAX};
-pub use gate::{GateConfig, GateInputs, GateVerdict, gate};
+pub use gate::{CheckResult, GateConfig, GateInputs, GateVerdict, gate};
 pub use install::{InstallPlan, PlanError, committed, plan_install, plan_rescue, standing_in_rescue};
 pub use trial::{BootVerdict, Trial, after_boot};
 

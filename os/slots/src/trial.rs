@@ -52,7 +52,7 @@ pub enum BootVerdict {
     NeverArmed,
     /// Armed, but something else is running, and no boot of it has failed: reboot into it.
     NeverBooted { entry: Entry },
-    /// Every try was used up and none left evidence: power cuts, or a kernel that hangs or panics. When the committed
+    /// Every try was used up and none left evidence: power cuts, or a kernel that ends before it can leave any. When the committed
     /// slot has run for `pause_ms` without a break, give the entry its tries back and reboot into it.
     Silent { entry: Entry, pause_ms: u64 },
     /// The trial is over. `entry`, if it is still there and could be chosen again, is to be marked bad; `running`
@@ -149,7 +149,7 @@ fn other_slots_trial(
 
 fn fallback(entries: &[Entry], info: &BootInfo) -> Option<BootVerdict> {
     let entry = crate::committed(entries).filter(|e| e.seq > info.seq)?;
-    let evidence = info.evidence_of(entry.seq)?;
+    let evidence = info.evidence.iter().rev().find(|e| e.seq == entry.seq && e.left_the_slot())?;
     Some(BootVerdict::FellBack {
         entry,
         reason: format!("{}: {}", evidence.stage, evidence.reason),
@@ -195,6 +195,7 @@ mod tests {
             state: "/d4".into(),
             first_boot: false,
             evidence: evidence.collect(),
+            interrupted: None,
         }
     }
 
@@ -238,6 +239,49 @@ mod tests {
         // An old failure's mark stays until the next install and changes nothing.
         let old = booted("macula-000001.efi", &[2]);
         assert_eq!(judge(&["macula-000001.efi", "macula-000002+0-3.efi"], &old, None), BootVerdict::NoTrial);
+    }
+
+    #[test]
+    fn rule_6_what_booted_is_what_the_firmware_says() {
+        // The same files: what they mean follows from the firmware's word alone.
+        let entries = ["macula-000001.efi", "macula-000002+2-1.efi"];
+        let on_trial = judge(&entries, &booted("macula-000002+2-1.efi", &[]), Some(&trial(2)));
+        assert_eq!(on_trial, BootVerdict::OnTrial { recorded: true });
+        let old = judge(&entries, &booted("macula-000001.efi", &[]), Some(&trial(2)));
+        assert!(matches!(old, BootVerdict::NeverBooted { .. }), "{old:?}");
+        let old = judge(&entries, &booted("macula-000001.efi", &[]), None);
+        assert_eq!(old, BootVerdict::NoTrial);
+    }
+
+    fn with_stage(mut info: BootInfo, stage: &str) -> BootInfo {
+        info.evidence.iter_mut().for_each(|e| (e.stage, e.reason) = (stage.into(), "why".into()));
+        info
+    }
+
+    #[test]
+    fn rule_4_panics_and_hangs_on_trial_count_when_the_tries_are_used_up() {
+        for stage in ["panic", "watchdog", "units"] {
+            // While there are tries, the release is tried again.
+            let again = with_stage(booted("macula-000002+1-2.efi", &[2]), stage);
+            let entries = ["macula-000001.efi", "macula-000002+1-2.efi"];
+            assert_eq!(judge(&entries, &again, Some(&trial(2))), BootVerdict::OnTrial { recorded: true });
+            // Then it is remembered with the reason, and not given its tries back as after power cuts.
+            let back = with_stage(booted("macula-000001.efi", &[2]), stage);
+            let end = judge(&["macula-000001.efi", "macula-000002+0-3.efi"], &back, Some(&trial(2)));
+            let BootVerdict::TrialFailed { entry: None, running: false, reason, log_tail } = end else {
+                panic!("{end:?}")
+            };
+            assert_eq!((reason, log_tail.len()), (format!("{stage}: why"), 1));
+        }
+    }
+
+    #[test]
+    fn an_old_slot_that_was_chosen_by_hand_does_not_blame_the_new_one_for_a_panic() {
+        let entries = ["macula-000001.efi", "macula-000002.efi"];
+        let chosen = with_stage(booted("macula-000001.efi", &[2]), "panic");
+        assert_eq!(judge(&entries, &chosen, None), BootVerdict::NoTrial);
+        let left = with_stage(booted("macula-000001.efi", &[2]), "root");
+        assert!(matches!(judge(&entries, &left, None), BootVerdict::FellBack { .. }));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use qemu_vm::Switch;
 
 /// Bytes of each machine's (sparse) disk: larger than the image, as real disks are.
-const DISK: u64 = 4 << 30;
+pub const DISK: u64 = 4 << 30;
 
 /// A folder, a switch and an owner.
 pub struct Lab {

@@ -31,6 +31,8 @@ pub struct Releases {
     pub deaf: ReleaseFiles,
     /// As the first, signed for Secure Boot, with the keys to enrol on its disk image. Only for tests.
     pub signed: Option<ReleaseFiles>,
+    /// Its init hangs, panics and exits by order (`maculactl reboot --reason "fault: hang"`).
+    pub faulty: ReleaseFiles,
     pub maculactl: PathBuf,
     /// The peer that serves flipped bytes (`tests/liar`).
     pub liar: PathBuf,

@@ -27,6 +27,8 @@ pub mod uid {
     pub const UPDATE: u32 = 106;
     pub const NETWORK: u32 = 107;
     pub const CONSOLE: u32 = 108;
+    /// The owner's checks of a trial; no service.
+    pub const CHECK: u32 = 109;
 }
 
 /// For methods that change something: whoever stands at the console may look, and is not thereby the owner.

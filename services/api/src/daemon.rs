@@ -18,9 +18,19 @@ pub fn init_logging() {
         .init();
 }
 
-/// Tells the supervisor that this service is ready. Without a supervisor (tests on a host) nothing happens.
+/// Tells the supervisor that this service is ready, and from then on, if its unit is watched, that its runtime still turns:
+/// each daemon has one thread for all its tasks, so one that is stuck stops these words, and the supervisor kills it.
+/// Call it within the runtime. Without a supervisor (tests on a host) nothing happens.
 pub fn ready() {
     notify(&[sd_notify::NotifyState::Ready]);
+    if let Some(longest) = sd_notify::watchdog_enabled().filter(|longest| !longest.is_zero()) {
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(longest / 3).await;
+                notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+        });
+    }
 }
 
 /// One line about what the service is doing, shown by `maculactl units`.

@@ -61,9 +61,12 @@ pub struct InstallReport {
 #[serde(default)]
 pub struct EventReport {
     pub at_unix: u64,
-    /// `installed`, `committed`, `rolled-back`, `refused`, `corruption`, `install-failed`, ...
+    /// `installed`, `committed`, `rolled-back`, `refused`, `corruption`, `install-failed`, `boot-failed`, `interrupted`, ...
     pub kind: String,
     pub text: String,
+    /// Last log lines of what failed; bounded, and dropped from older events.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub log_tail: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -116,6 +119,15 @@ pub struct ProbeResult {
     pub allowed: bool,
     /// errno name when denied.
     pub error: String,
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckReport {
+    pub passed: bool,
+    /// One sentence, if it did not.
+    pub reason: String,
 }
 
 /// A peer of `mesh`.

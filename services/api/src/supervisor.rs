@@ -20,6 +20,9 @@ pub trait Supervisor {
     /// JSON: a list of [`crate::report::ProbeResult`]: what a process in this unit's sandbox can do.
     fn probe(&self, unit: &str) -> zbus::Result<String>;
 
+    /// Runs a program of the image in a sandbox of its own, for the gate. JSON: a [`crate::report::CheckReport`].
+    fn check(&self, exec: &[String], timeout_s: u32) -> zbus::Result<String>;
+
     fn reboot(&self, reason: &str) -> zbus::Result<()>;
 
     /// Restarts into the rescue system.

@@ -35,6 +35,7 @@ pub async fn settle(updater: Arc<Updater>) {
 
 async fn judge(updater: &Arc<Updater>) -> Result<()> {
     let records = &updater.records;
+    records.tell_bad_ends(&updater.node.boot)?;
     let trial = records.trial();
     let entries = updater.entries().await?;
     let verdict = after_boot(&entries, &updater.node.boot, trial.as_ref(), &records.failed());
@@ -49,7 +50,9 @@ async fn judge(updater: &Arc<Updater>) -> Result<()> {
         BootVerdict::TrialFailed { entry, running, reason, log_tail } => {
             trial_failed(updater, trial, entry, running, reason, log_tail).await?;
         }
-        BootVerdict::FellBack { entry, reason, .. } => fell_back(updater, entry, reason).await?,
+        BootVerdict::FellBack { entry, reason, log_tail } => {
+            fell_back(updater, entry, reason, &log_tail).await?;
+        }
     }
     updater.set_standing(Standing::Settled);
     Ok(())
@@ -144,14 +147,15 @@ async fn trial_failed(
             version: trial.version.clone(),
             seq: trial.seq,
             reason: reason.clone(),
-            log_tail,
+            log_tail: log_tail.clone(),
             at_unix: now_unix(),
         })?;
     }
     if let Some(entry) = entry {
         updater.esp(move |esp| esp.mark_bad(entry)).await.context("marking the failed entry")?;
     }
-    updater.records.event("rolled-back", format!("{version} failed its trial: {reason}"));
+    let text = format!("{version} failed its trial: {reason}");
+    updater.records.event_with_log("rolled-back", text, &log_tail);
     updater.records.clear_trial()?;
     if running {
         updater.set_standing(Standing::Rebooting);
@@ -163,9 +167,10 @@ async fn trial_failed(
 
 /// Another, newer slot was left by PID 1. Only when this one has proved itself is the other marked: if both are bad, the
 /// boot loader must not be left with nothing to choose.
-async fn fell_back(updater: &Arc<Updater>, entry: Entry, reason: String) -> Result<()> {
+async fn fell_back(updater: &Arc<Updater>, entry: Entry, reason: String, log_tail: &[String]) -> Result<()> {
     updater.set_standing(Standing::FellBack);
-    updater.records.event("corruption", format!("slot {} ({entry}) was left: {reason}", entry.slot()));
+    let text = format!("slot {} ({entry}) was left: {reason}", entry.slot());
+    updater.records.event_with_log("corruption", text, log_tail);
     match gate::run(updater, false, &[]).await {
         GateVerdict::Fail(reason) => {
             updater

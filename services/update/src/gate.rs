@@ -1,12 +1,13 @@
 //! The gate, run: looks at the node once a second until `os_slots::gate` has a verdict.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use os_config::{Check, CheckWhat};
 use os_identity::NodeId;
-use os_slots::{GateConfig, GateInputs, GateVerdict, gate};
-use services_api::report::UnitReport;
+use os_slots::{CheckResult, GateConfig, GateInputs, GateVerdict, gate};
+use services_api::report::{CheckReport, UnitReport};
 
 use crate::links::{Links, from_json};
 use crate::node::uptime_ms;
@@ -15,6 +16,10 @@ use crate::updater::Updater;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT_MS: u32 = 5_000;
+/// Between two rounds of the owner's checks.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// Runs the `http` checks.
+const MACULACTL: &str = "/usr/bin/maculactl";
 /// Log lines kept of a failed trial.
 const LOG_LINES: u32 = 40;
 
@@ -29,6 +34,9 @@ pub async fn run(updater: &Arc<Updater>, had_peers: bool, peers: &[String]) -> G
     };
     let answered = Arc::new(AtomicBool::new(false));
     let pinger = tokio::spawn(ping_until_answered(updater.clone(), peers.to_vec(), answered.clone()));
+    let checks = Arc::new(Mutex::new(wanted.checks.iter().map(not_run_yet).collect::<Vec<_>>()));
+    let checker = check_again_and_again(updater.clone(), wanted.checks.clone(), checks.clone());
+    let checker = tokio::spawn(checker);
     let mut steady = Steady::default();
     let mut state_ok = false;
     let verdict = loop {
@@ -41,6 +49,7 @@ pub async fn run(updater: &Arc<Updater>, had_peers: bool, peers: &[String]) -> G
             had_peers,
             peer_answered: answered.load(Ordering::Relaxed),
             state_ok,
+            checks: checks.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             ..steady.look(&units, uptime_ms())
         };
         match gate(&inputs, &config) {
@@ -50,6 +59,7 @@ pub async fn run(updater: &Arc<Updater>, had_peers: bool, peers: &[String]) -> G
         tokio::time::sleep(LOOK_EVERY).await;
     };
     pinger.abort();
+    checker.abort();
     updater.set_gate(match &verdict {
         GateVerdict::Fail(reason) => format!("failed: {reason}"),
         _ => "passed".into(),
@@ -89,6 +99,8 @@ fn waiting_for(inputs: &GateInputs) -> String {
         "waiting for the state partition".into()
     } else if inputs.had_peers && !inputs.peer_answered {
         "waiting for a peer to answer".into()
+    } else if let Some(check) = inputs.checks.iter().find(|check| check.passed_at_ms.is_none()) {
+        format!("waiting for check {}: {}", check.name, check.reason)
     } else {
         "all good, waiting that it stays so".into()
     }
@@ -132,6 +144,42 @@ async fn ping_until_answered(updater: Arc<Updater>, remembered: Vec<String>, ans
         }
         tokio::time::sleep(PING_EVERY).await;
     }
+}
+
+fn not_run_yet(check: &Check) -> CheckResult {
+    CheckResult { name: check.name.clone(), passed_at_ms: None, reason: "it has not run yet".into() }
+}
+
+async fn check_again_and_again(
+    updater: Arc<Updater>,
+    checks: Vec<Check>,
+    results: Arc<Mutex<Vec<CheckResult>>>,
+) {
+    loop {
+        for (at, check) in checks.iter().enumerate() {
+            let began = uptime_ms();
+            let (passed_at_ms, reason) = match run_check(&updater.links, check).await {
+                Ok(CheckReport { passed: true, .. }) => (Some(began), String::new()),
+                Ok(report) => (None, report.reason),
+                Err(e) => (None, format!("it could not be run: {e:#}")),
+            };
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            if results[at].passed_at_ms.is_some() != passed_at_ms.is_some() {
+                let outcome = if passed_at_ms.is_some() { "passes" } else { reason.as_str() };
+                tracing::info!("check {}: {outcome}", check.name);
+            }
+            results[at] = CheckResult { name: check.name.clone(), passed_at_ms, reason };
+        }
+        tokio::time::sleep(CHECK_EVERY).await;
+    }
+}
+
+async fn run_check(links: &Links, check: &Check) -> anyhow::Result<CheckReport> {
+    let exec = match &check.what {
+        CheckWhat::Exec(words) => words.clone(),
+        CheckWhat::Http(url) => vec![MACULACTL.into(), "check-http".into(), url.clone()],
+    };
+    from_json(&links.supervisor().await?.check(&exec, check.timeout_s).await?)
 }
 
 async fn ping(links: &Links, peer: &str) -> bool {

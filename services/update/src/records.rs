@@ -13,6 +13,9 @@ use services_api::report::EventReport;
 use crate::node::now_unix;
 
 const EVENTS_MAX: usize = 32;
+/// Log lines kept of an event, and how many of the newest events keep theirs.
+const EVENT_LINES_MAX: usize = 20;
+const EVENTS_WITH_LINES_MAX: usize = 8;
 
 /// An install that has been asked for and is neither armed nor given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,19 +132,48 @@ impl Records {
     /// Remembers what happened. The same event again only moves the time, so that a retry every minute does not push
     /// everything else out (nor wear the disk).
     pub fn event(&self, kind: &str, text: impl Into<String>) {
+        self.event_with_log(kind, text, &[]);
+    }
+
+    /// The same, with the last log lines of what failed.
+    pub fn event_with_log(&self, kind: &str, text: impl Into<String>, log: &[String]) {
         let text = text.into();
+        let log_tail = log[log.len().saturating_sub(EVENT_LINES_MAX)..].to_vec();
         tracing::info!("{kind}: {text}");
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = events.last_mut().filter(|e| e.kind == kind && e.text == text) {
-            last.at_unix = now_unix();
+            (last.at_unix, last.log_tail) = (now_unix(), log_tail);
             return;
         }
-        events.push(EventReport { at_unix: now_unix(), kind: kind.into(), text });
+        events.push(EventReport { at_unix: now_unix(), kind: kind.into(), text, log_tail });
         let surplus = events.len().saturating_sub(EVENTS_MAX);
         events.drain(..surplus);
+        let with_lines = events.iter_mut().rev().filter(|e| !e.log_tail.is_empty());
+        with_lines.skip(EVENTS_WITH_LINES_MAX).for_each(|e| e.log_tail.clear());
         if let Err(e) = self.write("events", &*events) {
             tracing::warn!("event is not kept: {e:#}");
         }
+    }
+
+    /// Remembers, once each, the boots that ended badly: those that left evidence, and the last one if it left none.
+    /// Writes nothing when there is nothing new.
+    pub fn tell_bad_ends(&self, boot: &BootInfo) -> Result<()> {
+        let told: Vec<String> = self.read("told").unwrap_or_default();
+        let is_new = |id: &String| !told.contains(id);
+        for e in boot.evidence.iter().filter(|e| is_new(&e.boot_id)) {
+            let text = format!("install {} in slot {}, {}: {}", e.seq, e.slot, e.stage, e.reason);
+            self.event_with_log("boot-failed", text, &e.log_tail);
+        }
+        if let Some(last) = boot.interrupted.as_ref().filter(|last| is_new(&last.boot_id)) {
+            let text = format!(
+                "the boot of {} before this one ended without a word: power cut or reset button",
+                last.version
+            );
+            self.event_with_log("interrupted", text, &last.log_tail);
+        }
+        let last = boot.interrupted.iter().map(|last| &last.boot_id);
+        let ids: Vec<&String> = boot.evidence.iter().map(|e| &e.boot_id).chain(last).collect();
+        if ids.iter().any(|id| is_new(id)) { self.write("told", &ids) } else { Ok(()) }
     }
 
     /// Where a UKI is put together before it goes to the ESP.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use os_bootloader::{Bootloader, DeviceFile, Uefi};
-use os_config::Config;
+use os_config::{Check, CheckWhat, Config};
 use os_content_id::{CHUNK_SIZE, ChunkList, ManifestBuilder, Mcid};
 use os_identity::NodeKey;
 use os_release::{Artifact, Release, Role, SignedRelease, Version};
@@ -120,6 +120,12 @@ impl FakeSupervisor {
         format!(r#"[{{"at_ms":5,"unit":"{unit}","priority":3,"text":"cannot bind"}}]"#)
     }
 
+    /// What begins with /bad does not pass.
+    fn check(&self, exec: Vec<String>, _timeout_s: u32) -> String {
+        let passed = !exec[0].starts_with("/bad") && !exec.iter().any(|word| word.ends_with("/503"));
+        format!(r#"{{"passed":{passed},"reason":"exited with code 1: not well"}}"#)
+    }
+
     fn reboot(&self, reason: String) {
         let _ = self.reboots.send(reason);
     }
@@ -151,6 +157,9 @@ pub(crate) struct World {
     reboots: mpsc::UnboundedReceiver<String>,
     pub key: NodeKey,
     mesh_state: &'static str,
+    checks: Vec<Check>,
+    /// How long a gate that can pass has.
+    time_left_s: u32,
 }
 
 /// One at a time: the sockets' place is an environment variable.
@@ -175,7 +184,15 @@ impl World {
             b.serve_at("/io/macula/Supervisor", FakeSupervisor { mesh_state, reboots: sender.clone() })
         });
         serve(dir.path(), "mesh", |b| b.serve_at("/io/macula/Mesh", FakeMesh));
-        Self { dir, shelf, reboots, key: NodeKey::from_seed(&[1; 32]), mesh_state }
+        Self {
+            dir,
+            shelf,
+            reboots,
+            key: NodeKey::from_seed(&[1; 32]),
+            mesh_state,
+            checks: Vec::new(),
+            time_left_s: 60,
+        }
     }
 
     fn device(&self, role: &str) -> PathBuf {
@@ -211,13 +228,15 @@ impl World {
             state: "/d4".into(),
             first_boot: false,
             evidence,
+            interrupted: None,
         };
         let mut config = Config::default();
         config.update.release_keys = vec![self.key.node_id()];
         config.owner = Some(NodeKey::from_seed(&[OWNER; 32]).node_id());
         // Time counts from the machine's boot: a gate that is meant to fail fails at once.
-        let time_left = if self.mesh_state == "ready" { 60 } else { 0 };
+        let time_left = if self.mesh_state == "ready" { self.time_left_s } else { 0 };
         (config.gate.timeout_s, config.gate.steady_s) = ((uptime_ms() / 1000) as u32 + time_left, 0);
+        config.gate.checks = self.checks.clone();
         let node =
             Node::new(boot, Configuration::new(None, config), bus::run_dir(), self.dir.path().join("state"))
                 .unwrap();
@@ -460,7 +479,7 @@ async fn an_interrupted_install_goes_on_with_what_it_has() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn power_cuts_around_the_switch_are_finished() {
+async fn rule_5_power_cuts_around_the_switch_are_finished() {
     let _turn = TURN.lock().await;
     let mut world = World::new("ready");
     let updater = world.boot("macula-000001.efi", vec![]);
@@ -503,4 +522,63 @@ async fn a_corrupt_committed_slot_is_marked_once_the_fallback_has_proved_itself(
     settled(&updater).await;
     assert_eq!(world.entries(), ["macula-000001.efi", "macula-000002+0-3.efi"]);
     assert!(has_event(&updater, "corruption", "data block 9 is corrupted"));
+}
+
+fn check(name: &str, what: CheckWhat) -> Check {
+    Check { name: name.into(), what, timeout_s: 1 }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_trial_commits_when_the_owners_checks_pass() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new("ready");
+    world.checks = vec![
+        check("self-test", CheckWhat::Exec(vec!["/usr/bin/app".into()])),
+        check("web", CheckWhat::Http("http://127.0.0.1/200".into())),
+    ];
+    let (updater, _) = world.on_trial().await;
+    settled(&updater).await;
+    assert_eq!(world.entries(), ["macula-000002.efi", "macula-000001.efi"]);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_trial_whose_check_fails_is_left_with_the_checks_own_words() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new("ready");
+    world.time_left_s = 3;
+    world.checks = vec![check("web", CheckWhat::Http("http://127.0.0.1/503".into()))];
+    let (updater, mcid) = world.on_trial().await;
+    let reason = world.next_reboot().await;
+    assert!(reason.contains("check web did not pass") && reason.contains("not well"), "{reason}");
+    assert!(updater.records.failed().find(&mcid.to_string()).is_some());
+    assert!(has_event(&updater, "rolled-back", "check web"));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn bad_ends_of_boots_are_told_once_with_their_last_lines() {
+    let _turn = TURN.lock().await;
+    let world = World::new("ready");
+    let evidence = |boot_id: &str, stage: &str| Evidence {
+        boot_id: boot_id.into(),
+        seq: 1,
+        slot: slot_of_seq(1),
+        stage: stage.into(),
+        reason: "why".into(),
+        log_tail: (0..100).map(|n| format!("line {n}")).collect(),
+        at_unix: 1,
+    };
+    let told = world.dir.path().join("state/told.json");
+    settled(&world.boot("macula-000001.efi", vec![])).await;
+    assert!(!told.exists(), "nothing new, nothing written");
+    for _ in 0..2 {
+        let bad = vec![evidence("a", "panic"), evidence("b", "watchdog")];
+        let updater = world.boot("macula-000001.efi", bad);
+        settled(&updater).await;
+        let events = updater.records.events();
+        let texts: Vec<&str> = events.iter().map(|e| e.text.as_str()).collect();
+        assert_eq!(texts, ["install 1 in slot A, panic: why", "install 1 in slot A, watchdog: why"]);
+        assert_eq!(events[0].log_tail.len(), 20);
+        assert_eq!(events[0].log_tail[19], "line 99");
+    }
+    assert!(told.exists());
 }

@@ -15,6 +15,10 @@ pub use rauc::Rauc;
 pub const UPDATE: Duration = Duration::from_secs(600);
 pub const CHANNEL: &str = "stable";
 
+/// An owner's check, so that each trial runs one in its sandbox.
+const CHECK: &str =
+    "[[gate.check]]\nname = \"program\"\nexec = [\"/usr/bin/maculactl\", \"--version\"]\ntimeout_s = 60\n";
+
 /// A lab and the releases to boot and to update to.
 pub struct Bench {
     pub lab: Lab,
@@ -38,7 +42,7 @@ impl Bench {
 
     /// A node that follows the owner's channel, booted and answering.
     pub fn follower(&self, name: &str) -> Result<Node<'_>> {
-        self.boot(name, &self.lab.config_following(name, CHANNEL))
+        self.boot(name, &(self.lab.config_following(name, CHANNEL) + CHECK))
     }
 
     /// A node with the text of a `macula.toml`, booted and answering.

@@ -40,6 +40,21 @@ fn reading_writes_nothing() {
 }
 
 #[test]
+fn rule_7_an_update_needs_nothing_but_the_one_trait() {
+    let mut uefi = open(esp());
+    let backend: &mut dyn Bootloader = &mut uefi;
+    backend.stage(2, 3, &mut &b"new"[..]).unwrap();
+    let armed = backend.arm(2).unwrap();
+    assert!(armed.is_armed());
+    backend.commit(armed).unwrap();
+    backend.mark_bad(Entry::committed(2)).unwrap();
+    let again = backend.rearm(Entry::committed(2).marked_bad());
+    again.unwrap();
+    let order: Vec<String> = backend.entries().unwrap().iter().map(Entry::to_string).collect();
+    assert_eq!(order, ["macula-000002+3.efi", "macula-000001.efi"]);
+}
+
+#[test]
 fn an_update_from_staging_to_commit_and_the_next_one() {
     let mut uefi = open(esp());
     let uki = new_uki();
@@ -71,7 +86,7 @@ fn an_update_from_staging_to_commit_and_the_next_one() {
 
 /// Each of the three switches is one write of one sector in which one slot changes.
 #[test]
-fn a_switch_is_one_sector() {
+fn rule_5_a_switch_is_one_sector() {
     let mut uefi = open(esp());
     uefi.stage(2, 3, &mut &b"abc"[..]).unwrap();
     type Switch = fn(&mut Uefi<MemoryDisk>) -> Result<Entry>;
@@ -92,7 +107,7 @@ fn a_switch_is_one_sector() {
 /// Cuts the power after every write, and between two flushes also with a random part of the unflushed sectors on
 /// the disk, and asks `fatfs` what is there.
 #[test]
-fn a_power_cut_leaves_the_old_or_the_new_entries() {
+fn rule_5_a_power_cut_leaves_the_old_or_the_new_entries() {
     let mut uefi = open(volume(&[
         ("EFI/Linux/macula-000001.efi", OLD_UKI),
         ("EFI/Linux/macula-000002+0-3.efi", &[0x22; 3000]),

@@ -1,5 +1,6 @@
 //! One file per group of verbs. Each asks the node and hands a report to a pure function that renders it.
 
+mod check_http;
 mod config;
 mod console;
 mod content;
@@ -61,6 +62,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Reset { yes } => config::reset(s, yes).await,
         Verb::RaucBus { listen } => rauc::bus(s, &listen).await,
         Verb::Console => console::console(s).await,
+        Verb::CheckHttp { url } => check_http::check(&url),
     }
 }
 

@@ -156,6 +156,7 @@ fn failed(f: &FailedReport, palette: Palette) -> String {
     format!("{head}\n    {}, {}\n{tail}", timestamp(f.at_unix), clean(&f.release))
 }
 
+/// A table; log lines stand below it, under their event's time and kind.
 pub fn render_events(events: &[EventReport], palette: Palette) -> String {
     let mut table = Table::new(&[("TIME (UTC)", Align::Left), ("EVENT", Align::Left), ("", Align::Left)]);
     for e in events {
@@ -163,12 +164,17 @@ pub fn render_events(events: &[EventReport], palette: Palette) -> String {
             "committed" => Color::Green,
             "installed" | "boot" => Color::Plain,
             "refused" | "rolled-back" => Color::Yellow,
-            "corruption" | "install-failed" => Color::Red,
+            "corruption" | "install-failed" | "boot-failed" => Color::Red,
             _ => Color::Plain,
         };
         table.row(vec![cell(timestamp(e.at_unix)), colored(color, &e.kind), cell(&e.text)]);
     }
-    table.render(palette, "nothing happened yet")
+    let lines = |e: &EventReport| {
+        let tail: String = e.log_tail.iter().map(|l| format!("    {}\n", clean(l))).collect();
+        format!("\n{} {}, last lines:\n{tail}", timestamp(e.at_unix), clean(&e.kind))
+    };
+    let tails: String = events.iter().filter(|e| !e.log_tail.is_empty()).map(lines).collect();
+    table.render(palette, "nothing happened yet") + &tails
 }
 
 #[cfg(test)]
@@ -229,6 +235,22 @@ mod tests {
         let text = render(&r, Palette::default());
         assert!(text.contains("0.2.9 mesh never became ready") && text.contains("line\u{fffd}1"), "{text}");
         assert!(!text.contains('\x1b') && !text.contains('\r'));
+    }
+
+    #[test]
+    fn an_events_log_lines_stand_below_the_table() {
+        let events = [EventReport {
+            at_unix: 0,
+            kind: "boot-failed".into(),
+            text: "install 1 in slot A, panic: kernel panic: x".into(),
+            log_tail: vec!["[    1.000000] first".into(), "sec\x1bond".into()],
+        }];
+        let text = render_events(&events, Palette::default());
+        assert!(text.contains("boot-failed  install 1 in slot A, panic"), "{text}");
+        assert!(
+            text.ends_with("boot-failed, last lines:\n    [    1.000000] first\n    sec\u{fffd}ond\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -117,7 +117,7 @@ mod tests {
     use services_api::report::{EventReport, InstallReport};
 
     fn event(at_unix: u64, kind: &str) -> EventReport {
-        EventReport { at_unix, kind: kind.into(), text: "text".into() }
+        EventReport { at_unix, kind: kind.into(), text: "text".into(), ..Default::default() }
     }
 
     #[test]

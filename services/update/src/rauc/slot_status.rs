@@ -134,6 +134,7 @@ pub mod tests {
     pub fn booted(entry: &str) -> BootInfo {
         let entry: Entry = entry.parse().unwrap();
         BootInfo {
+            interrupted: None,
             rescue: None,
             entry,
             seq: entry.seq,

@@ -163,6 +163,7 @@ fn next(booted: &Booted, state: &State) -> Next {
 fn boot_info(booted: &Booted, state: &State) -> BootInfo {
     let entry: Entry = booted.entry;
     BootInfo {
+        interrupted: None,
         entry,
         seq: entry.seq,
         slot: slot_of_seq(entry.seq),
