@@ -297,8 +297,10 @@ impl Build<'_> {
         title: &str,
     ) -> Result<Vec<u8>> {
         let (version, board) = (&self.spec.version, &self.spec.board);
-        let cmdline =
-            format!("{} {what} macula.version={version} macula.board={}", board.cmdline, board.board);
+        let cmdline = format!(
+            "{} {what} macula.version={version} macula.board={} macula.built={}",
+            board.cmdline, board.board, self.spec.lock.snapshot
+        );
         let reset = format!("{cmdline} macula.reset=ask");
         let profiles = [
             uki::Profile { id: "normal", title: None, cmdline: None },

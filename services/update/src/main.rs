@@ -12,8 +12,10 @@
 //! | committed, record not cleared | `trial.json`, entry without counter | clears the record |
 //! | failure recorded, entry not marked | `failed.json`, entry counted down | marks it bad and reboots |
 
+mod accept;
 mod after_boot;
 mod assemble;
+mod clock;
 mod configuration;
 mod direct_read;
 mod gate;
@@ -40,7 +42,8 @@ use crate::links::Links;
 use crate::node::Node;
 use crate::updater::Updater;
 
-const PROTOCOLS: &[(&str, &str)] = &[(control::protocol::OS, "owner"), (control::protocol::RAUC, "owner")];
+const PROTOCOLS: &[(&str, &str)] =
+    &[(control::protocol::OS, "owner"), (control::protocol::RAUC, "owner"), (clock::TIME, "peer")];
 
 fn main() -> Result<()> {
     daemon::init_logging();
@@ -61,6 +64,7 @@ async fn run() -> Result<()> {
     );
     tokio::spawn(owner::serve(updater.clone(), events));
     tokio::spawn(after_boot::settle(updater.clone()));
+    tokio::spawn(clock::keep_saved(updater.clone()));
     daemon::ready();
     bus::serve_each(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], move |builder, uid| {
         let updater = updater.clone();

@@ -55,7 +55,7 @@ impl Installer {
     #[zbus(out_args("compatible", "version"))]
     async fn info(&self, bundle: &str) -> fdo::Result<(String, String)> {
         let release = self.updater.look_at(&parse_source(bundle).map_err(failed)?).await.map_err(failed)?;
-        Ok((release.release().board.clone(), release.release().version.to_string()))
+        Ok((release.board, release.version.to_string()))
     }
 
     #[zbus(out_args("info"))]
