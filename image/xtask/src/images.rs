@@ -56,10 +56,12 @@ pub fn command(tree: &Tree, options: &Options) -> Result<()> {
 /// What `run` needs: the first release with a disk image, and two releases to update to.
 pub fn releases(tree: &Tree) -> Result<Releases> {
     let first = build(tree, &Wanted::release(FIRST, true), units(tree)?)?;
+    // Of the same version, so before the next, or what the version is compiled into would be built once more.
+    let faulty = build_faulty(tree)?;
     let second = build(tree, &Wanted::release(SECOND, false), units(tree)?)?;
     let programs = binaries::build(tree, FIRST)?;
     let (maculactl, liar) = (programs.join("maculactl"), programs.join(binaries::LIAR));
-    let (deaf, faulty) = (build_deaf(tree)?, build_faulty(tree)?);
+    let deaf = build_deaf(tree)?;
     let [first, second, deaf, faulty] = [first, second, deaf, faulty].map(files);
     Ok(Releases { first, second, deaf, faulty, signed: None, maculactl, liar })
 }
