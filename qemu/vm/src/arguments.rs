@@ -100,7 +100,8 @@ fn add_disk(
     let mut node = format!("raw{index}");
     if let Some(log) = &disk.write_log {
         let recorded = append && std::fs::metadata(log).is_ok_and(|metadata| metadata.len() > 0);
-        let append = if recorded { "on" } else { "off" };
+        // A log that goes on has its sector size already; QEMU takes no other.
+        let start = if recorded { "log-append=on" } else { "log-sector-size=512,log-append=off" };
         // The log's own count of requests is kept true at each one, so that a log can be read while it grows. Flushes
         // must reach it, whatever becomes of them below.
         let log = escape(builder, log)?;
@@ -108,8 +109,8 @@ fn add_disk(
         arguments.add(
             "-blockdev",
             format!(
-                "driver=blklogwrites,node-name=logged{index},file={node},log=log{index},log-sector-size=512,\
-                 log-super-update-interval=1,log-append={append},discard=unmap,cache.direct=off,cache.no-flush=off"
+                "driver=blklogwrites,node-name=logged{index},file={node},log=log{index},{start},\
+                 log-super-update-interval=1,discard=unmap,cache.direct=off,cache.no-flush=off"
             ),
         );
         node = format!("logged{index}");
@@ -185,7 +186,7 @@ mod tests {
         for part in [
             "filename=x,,y.img,discard=unmap,cache.direct=off,cache.no-flush=on",
             "driver=blklogwrites,node-name=logged0,file=raw0,log=log0,log-sector-size=512,\
-             log-super-update-interval=1,log-append=off,discard=unmap,cache.direct=off,cache.no-flush=off",
+             log-append=off,log-super-update-interval=1,discard=unmap,cache.direct=off,cache.no-flush=off",
             "virtio-blk-pci,drive=logged0,bootindex=1",
             &format!("addr.type=fd,addr.str={}", lans[0].as_raw_fd()),
             "-device i6300esb -action watchdog=reset",

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use os_release::Trust;
-use os_slots::{BootInfo, FailedRelease, FailedReleases, Slot, Trial};
+use os_slots::{BootInfo, FailedRelease, FailedReleases, LOG_TAIL_MAX, Slot, Trial};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use services_api::durable;
@@ -15,7 +15,7 @@ use crate::node::now_unix;
 
 const EVENTS_MAX: usize = 32;
 /// Log lines kept of an event, and how many of the newest events keep theirs.
-const EVENT_LINES_MAX: usize = 20;
+const EVENT_LINES_MAX: usize = LOG_TAIL_MAX;
 const EVENTS_WITH_LINES_MAX: usize = 8;
 
 /// An install that has been asked for and is neither armed nor given up.
