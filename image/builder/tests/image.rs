@@ -336,10 +336,6 @@ fn with_a_key_the_firmware_and_its_owner_find_what_they_need() {
     let conf = String::from_utf8(esp::read_file(disk, "loader/loader.conf").unwrap()).unwrap();
     assert!(conf.contains("\nsecure-boot-enroll if-safe\n"), "{conf}");
     assert!(build(&wanted(), &Progress::silent()).unwrap().reused);
-    // Another key is another image.
-    std::fs::remove_dir_all(&keys).unwrap();
-    secure_boot::create(&keys).unwrap();
-    assert!(!build(&wanted(), &Progress::silent()).unwrap().reused);
 }
 
 #[test]
