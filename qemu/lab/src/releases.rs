@@ -29,6 +29,8 @@ pub struct Releases {
     pub second: ReleaseFiles,
     /// Its mesh never becomes ready.
     pub deaf: ReleaseFiles,
+    /// As the first, signed for Secure Boot, with the keys to enrol on its disk image. Only for tests.
+    pub signed: Option<ReleaseFiles>,
     /// Its init hangs, panics and exits by order (`maculactl reboot --reason "fault: hang"`).
     pub faulty: ReleaseFiles,
     pub maculactl: PathBuf,
