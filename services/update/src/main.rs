@@ -14,6 +14,7 @@
 
 mod after_boot;
 mod assemble;
+mod audit;
 mod configuration;
 mod direct_read;
 mod gate;
@@ -25,6 +26,7 @@ mod rauc;
 mod records;
 mod rescue;
 mod seed;
+mod space;
 #[cfg(test)]
 mod tests;
 mod uki;
@@ -60,6 +62,7 @@ async fn run() -> Result<()> {
         updater.node.boot.entry
     );
     tokio::spawn(owner::serve(updater.clone(), events));
+    tokio::spawn(space::watch(updater.clone()));
     tokio::spawn(after_boot::settle(updater.clone()));
     daemon::ready();
     bus::serve_each(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], move |builder, uid| {
