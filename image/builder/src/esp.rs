@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
 
-use fatfs::{FileSystem, FsOptions};
+use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
 use image_layout::{BOOT_LOADER_PATH, ENTRIES_DIR, ESP, LOADER_CONF_PATH, RESCUE_ENTRY};
 
 use crate::error::{At, BuildError, Result};
@@ -20,6 +20,10 @@ const LABEL: [u8; 11] = *b"MACULA ESP ";
 /// the firmware's shell. No `default`: it would make systemd-boot ignore exhausted tries.
 const LOADER_CONF: &str = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nreboot-on-error yes\n";
 
+/// Keys beside it: in a machine whose firmware has none, systemd-boot offers them in its menu (any key at its start shows
+/// it) and, where nothing can be bricked by them, in a virtual machine, enrols them by itself.
+const ENROL_CONF: &str = "secure-boot-enroll if-safe\nsecure-boot-enroll-timeout-sec 5\n";
+
 /// What the ESP of a new image holds.
 pub struct Content<'a> {
     /// systemd-boot.
@@ -28,18 +32,23 @@ pub struct Content<'a> {
     pub entry: &'a str,
     pub uki: &'a [u8],
     pub rescue: &'a [u8],
+    /// Keys for the firmware, by path; may be empty.
+    pub enrolment: &'a [(String, Vec<u8>)],
 }
 
 /// Formats the ESP's range of `disk`, which must hold zeros, and fills it.
 pub fn write(disk: &File, path: &Path, content: &Content) -> Result<()> {
     let entry = format!("{ENTRIES_DIR}/{}", content.entry);
     let rescue = format!("{ENTRIES_DIR}/{RESCUE_ENTRY}");
-    let files = [
+    let enrol = if content.enrolment.is_empty() { "" } else { ENROL_CONF };
+    let conf = format!("{LOADER_CONF}{enrol}");
+    let mut files = vec![
         (BOOT_LOADER_PATH, content.boot_loader),
-        (LOADER_CONF_PATH, LOADER_CONF.as_bytes()),
+        (LOADER_CONF_PATH, conf.as_bytes()),
         (entry.as_str(), content.uki),
         (rescue.as_str(), content.rescue),
     ];
+    files.extend(content.enrolment.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())));
     let volume = Volume { bytes: ESP.bytes, start: ESP.start, id: VOLUME_ID, label: LABEL };
     fat::write(&mut slice(disk), &volume, &files).at("write the ESP of", path)
 }
@@ -90,8 +99,22 @@ fn slice(disk: &File) -> Slice<'_> {
     Slice::new(disk, ESP.start, ESP.bytes)
 }
 
+/// The same for all, and a date: firmware refuses to rename a file whose month is 0, so the boot loader could not count.
+#[derive(Debug)]
+struct FirstOfAll;
+
+impl TimeProvider for FirstOfAll {
+    fn get_current_date(&self) -> Date {
+        Date { year: 1980, month: 1, day: 1 }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
+    }
+}
+
 fn put(disk: &File, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let fs = FileSystem::new(slice(disk), FsOptions::new())?;
+    let fs = FileSystem::new(slice(disk), FsOptions::new().time_provider(&FirstOfAll))?;
     {
         let mut file = fs.root_dir().create_file(name)?;
         file.truncate()?;

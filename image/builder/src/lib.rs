@@ -16,6 +16,7 @@ mod modules;
 pub mod parts;
 pub mod progress;
 pub mod root;
+pub mod secure_boot;
 pub mod sparse;
 mod stamp;
 mod state;
@@ -83,6 +84,8 @@ pub struct ImageSpec {
     pub programs: BTreeMap<String, PathBuf>,
     /// More files for the root, such as unit files, by relative path. Those below `usr/bin` are executable.
     pub overlay: BTreeMap<String, Vec<u8>>,
+    /// Whose signature boot loader and UKI get for Secure Boot. Absent: nobody's.
+    pub secure_boot: Option<secure_boot::Keys>,
     /// Whether to make the disk image too, or only what a release consists of.
     pub disk_image: bool,
     /// Where the outputs go. One folder for each board and version.
@@ -294,8 +297,10 @@ impl Build<'_> {
         title: &str,
     ) -> Result<Vec<u8>> {
         let (version, board) = (&self.spec.version, &self.spec.board);
-        let cmdline =
-            format!("{} {what} macula.version={version} macula.board={}", board.cmdline, board.board);
+        let cmdline = format!(
+            "{} {what} macula.version={version} macula.board={} macula.built={}",
+            board.cmdline, board.board, self.spec.lock.snapshot
+        );
         let reset = format!("{cmdline} macula.reset=ask");
         let profiles = [
             uki::Profile { id: "normal", title: None, cmdline: None },
@@ -313,7 +318,7 @@ impl Build<'_> {
             initrd,
             linux: &read(&kernel.image)?,
         };
-        uki::build(&read(stub)?, &content)
+        self.signed(uki::build(&read(stub)?, &content)?)
     }
 
     fn uki(&self, kernel: &Kernel, root: &Root, initrd: &[u8], stub: &Path) -> Result<Vec<u8>> {
@@ -330,6 +335,14 @@ impl Build<'_> {
             progress::mib(initrd.len() as u64)
         ));
         Ok(bytes)
+    }
+
+    /// A program for the firmware or the boot loader to start.
+    fn signed(&self, program: Vec<u8>) -> Result<Vec<u8>> {
+        match &self.spec.secure_boot {
+            Some(keys) => keys.sign(&program, self.work),
+            None => Ok(program),
+        }
     }
 
     /// The system of the root in the initramfs, for when no slot can be booted.
@@ -406,10 +419,11 @@ impl Build<'_> {
         let content = disk::Content {
             seed: &format!("{} {} {}", self.spec.board.board, self.spec.version, root.verity_root),
             esp: esp::Content {
-                boot_loader: &read(boot_loader)?,
+                boot_loader: &self.signed(read(boot_loader)?)?,
                 entry: &entry_name(FIRST_SEQ)?,
                 uki,
                 rescue,
+                enrolment: self.spec.secure_boot.as_ref().map_or(&[], |keys| keys.enrolment()),
             },
             root: &self.work.join("root.img"),
             state: &state,

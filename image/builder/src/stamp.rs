@@ -14,7 +14,7 @@ use crate::{BuiltImage, ImageSpec, tools};
 const FILE: &str = "stamp.json";
 
 /// A changed builder is a changed input.
-const SOURCES: [&str; 17] = [
+const SOURCES: [&str; 18] = [
     include_str!("cpio.rs"),
     include_str!("disk.rs"),
     include_str!("error.rs"),
@@ -26,6 +26,7 @@ const SOURCES: [&str; 17] = [
     include_str!("modules.rs"),
     include_str!("parts.rs"),
     include_str!("root.rs"),
+    include_str!("secure_boot.rs"),
     include_str!("sparse.rs"),
     include_str!("stamp.rs"),
     include_str!("state.rs"),
@@ -54,6 +55,9 @@ pub fn inputs(spec: &ImageSpec) -> Result<String> {
     add("board", &serde_json::to_vec(&spec.board).map_err(json)?);
     add("version", spec.version.as_bytes());
     add("disk", &[u8::from(spec.disk_image)]);
+    if let Some(keys) = &spec.secure_boot {
+        add("secure boot", &keys.fingerprint()?);
+    }
     for name in spec.part_names() {
         add("part", spec.lock.part(name)?.sha256.as_bytes());
     }

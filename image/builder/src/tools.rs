@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::error::{BuildError, Result};
+use crate::secure_boot::SIGNING_PACKAGES;
 
 /// Each tool and the Debian (and Ubuntu) package that has it.
 pub const HOST_PACKAGES: &[(&str, &str)] =
@@ -16,6 +17,7 @@ pub const TEST_PACKAGES: &[(&str, &str)] = &[
     ("fsck.vfat", "dosfstools"),
     ("fsck.erofs", "erofs-utils"),
     ("e2fsck", "e2fsprogs"),
+    ("sbverify", "sbsigntool"),
 ];
 
 /// Folders where administrators' tools are, though a user's `PATH` often lacks them.
@@ -74,6 +76,6 @@ pub fn failure(command: &Command, output: &Output) -> BuildError {
 }
 
 fn package(tool: &str) -> &'static str {
-    let all = HOST_PACKAGES.iter().chain(TEST_PACKAGES);
+    let all = HOST_PACKAGES.iter().chain(SIGNING_PACKAGES).chain(TEST_PACKAGES);
     all.into_iter().find(|(name, _)| *name == tool).map_or("(unknown)", |(_, package)| package)
 }

@@ -2,7 +2,8 @@
 //!
 //! Writes PE32+ as `ukify` does (UAPI specification 5): sections follow each other in memory at multiples of the
 //! section alignment, in the file at multiples of the file alignment; `.linux` is the last of the sections that all profiles
-//! share and has room for the whole kernel image. Nothing is signed here.
+//! share and has room for the whole kernel image. Nothing is signed here: `secure_boot` appends
+//! its signature to what comes out.
 
 use crate::error::{BuildError, Result};
 

@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
 use image_builder::parts::Lock;
 use image_builder::{
-    BuiltImage, ImageSpec, PROGRAMS, Progress, TEST_PACKAGES, build, esp, root, sparse, tools, verity,
+    BuiltImage, ImageSpec, PROGRAMS, Progress, TEST_PACKAGES, build, esp, root, secure_boot, sparse, tools,
+    verity,
 };
 use image_layout::{ESP, IMAGE_BYTES, PARTITIONS, ROOT_A, STATE};
 use init_plan::cmdline::{CommandLine, Root};
@@ -304,6 +306,43 @@ fn equal_inputs_are_not_built_again_and_would_give_equal_bytes() {
 }
 
 #[test]
+fn with_a_key_the_firmware_and_its_owner_find_what_they_need() {
+    let dir = tempfile::tempdir().unwrap();
+    programs(dir.path());
+    let keys = dir.path().join("keys");
+    secure_boot::create(&keys).unwrap();
+    let mode = |name: &str| std::fs::metadata(keys.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(""), mode("db.key"), mode("PK.key")), (0o700, 0o600, 0o600));
+    assert!(secure_boot::create(&keys).is_err(), "keys are never replaced");
+
+    let signed = || Some(secure_boot::Keys::open(&keys).unwrap());
+    let wanted = || ImageSpec { secure_boot: signed(), ..spec(dir.path(), &dir.path().join("out")) };
+    let image = build(&wanted(), &Progress::silent()).unwrap();
+    let disk = &image.disk.as_ref().unwrap().raw.path;
+    let loader = dir.path().join("loader.efi");
+    std::fs::write(&loader, esp::read_file(disk, "EFI/BOOT/BOOTX64.EFI").unwrap()).unwrap();
+    for program in [&loader, &image.uki.path] {
+        let verify = |key: &str| {
+            let certificate = keys.join(key);
+            tool("sbverify").arg("--cert").arg(certificate).arg(program).output().unwrap().status.success()
+        };
+        assert!(verify("db.crt") && !verify("KEK.crt"), "{}", program.display());
+    }
+    assert_eq!(
+        esp::read_file(disk, "EFI/Linux/macula-000001.efi").unwrap(),
+        std::fs::read(&image.uki.path).unwrap()
+    );
+    assert_eq!(esp::list(disk, "loader/keys/auto").unwrap(), ["KEK.auth", "PK.auth", "db.auth"]);
+    let conf = String::from_utf8(esp::read_file(disk, "loader/loader.conf").unwrap()).unwrap();
+    assert!(conf.contains("\nsecure-boot-enroll if-safe\n"), "{conf}");
+    assert!(build(&wanted(), &Progress::silent()).unwrap().reused);
+    // Another key is another image.
+    std::fs::remove_dir_all(&keys).unwrap();
+    secure_boot::create(&keys).unwrap();
+    assert!(!build(&wanted(), &Progress::silent()).unwrap().reused);
+}
+
+#[test]
 fn what_cannot_be_built_is_refused_with_a_reason() {
     let dir = tempfile::tempdir().unwrap();
     programs(dir.path());
@@ -360,6 +399,7 @@ fn spec(inputs: &Path, out: &Path) -> ImageSpec {
         cache_dir: tree.join(image_builder::CACHE_DIR),
         programs: image_builder::programs_in(inputs).unwrap(),
         overlay: BTreeMap::from([("etc/from-overlay".to_owned(), b"overlay".to_vec())]),
+        secure_boot: None,
         disk_image: true,
         out_dir: out.to_path_buf(),
     }

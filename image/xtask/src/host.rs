@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use image_builder::secure_boot::SIGNING_PACKAGES;
 use image_builder::tools;
 
 /// The Rust target of everything that runs on a node.
@@ -18,6 +19,8 @@ const FIRMWARE: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     Build,
+    /// Build with a Secure Boot key.
+    Sign,
     Boot,
     Test,
 }
@@ -37,15 +40,19 @@ pub fn prepare(need: Need) -> Result<()> {
 
 fn missing(need: Need) -> Vec<&'static str> {
     let mut wanted = [COMPILER, tools::HOST_PACKAGES].concat();
-    if need != Need::Build {
+    let machines = matches!(need, Need::Boot | Need::Test);
+    if machines {
         wanted.extend_from_slice(MACHINES);
+    }
+    if matches!(need, Need::Sign | Need::Test) {
+        wanted.extend_from_slice(SIGNING_PACKAGES);
     }
     if need == Need::Test {
         wanted.extend_from_slice(tools::TEST_PACKAGES);
         wanted.extend_from_slice(&[("ip", "iproute2"), ("dnsmasq", "dnsmasq-base"), ("rauc", "rauc")]);
     }
     let mut packages: Vec<_> = tools::missing(&wanted).into_iter().map(|(_, package)| package).collect();
-    if need != Need::Build && !FIRMWARE.iter().any(|f| Path::new(f).exists()) {
+    if machines && !FIRMWARE.iter().any(|f| Path::new(f).exists()) {
         packages.push("ovmf");
     }
     packages.sort_unstable();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use image_builder::secure_boot::{self, Keys};
 use image_builder::{BuiltImage, ImageSpec, Progress, programs_in};
 use qemu_lab::{ReleaseFiles, Releases};
 
@@ -31,11 +32,20 @@ pub struct Options {
     /// The release's version.
     #[arg(long, default_value = FIRST)]
     version: String,
+    /// Sign boot loader and UKI with the keys in this folder (`cargo xtask secure-boot-key new`), and put them on the image
+    /// to be enrolled.
+    #[arg(long, value_name = "DIR")]
+    secure_boot_key: Option<PathBuf>,
 }
 
 pub fn command(tree: &Tree, options: &Options) -> Result<()> {
-    host::prepare(Need::Build)?;
-    let image = build(tree, &options.board, &options.version, true, units(tree)?)?;
+    host::prepare(if options.secure_boot_key.is_some() { Need::Sign } else { Need::Build })?;
+    let wanted = Wanted {
+        board: &options.board,
+        secure_boot: options.secure_boot_key.as_deref(),
+        ..Wanted::release(&options.version, true)
+    };
+    let image = build(tree, &wanted, units(tree)?)?;
     let disk = image.disk.context("no disk image was made")?;
     let show = |p: &Path| p.strip_prefix(&tree.root).unwrap_or(p).display().to_string();
     println!("{}  {:.1} MiB", show(&disk.compressed.path), disk.compressed.size as f64 / f64::from(1 << 20));
@@ -43,21 +53,41 @@ pub fn command(tree: &Tree, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What `run` and the boot tests need: the first release with a disk image, and two releases to update to.
+/// What `run` needs: the first release with a disk image, and two releases to update to.
 pub fn releases(tree: &Tree) -> Result<Releases> {
-    let first = build(tree, QEMU_BOARD, FIRST, true, units(tree)?)?;
-    let second = build(tree, QEMU_BOARD, SECOND, false, units(tree)?)?;
+    let first = build(tree, &Wanted::release(FIRST, true), units(tree)?)?;
+    let second = build(tree, &Wanted::release(SECOND, false), units(tree)?)?;
     let programs = binaries::build(tree, FIRST)?;
     let (maculactl, liar) = (programs.join("maculactl"), programs.join(binaries::LIAR));
     let (deaf, faulty) = (build_deaf(tree)?, build_faulty(tree)?);
-    Ok(Releases {
-        first: files(first),
-        second: files(second),
-        deaf: files(deaf),
-        faulty: files(faulty),
-        maculactl,
-        liar,
-    })
+    let [first, second, deaf, faulty] = [first, second, deaf, faulty].map(files);
+    Ok(Releases { first, second, deaf, faulty, signed: None, maculactl, liar })
+}
+
+/// The same, with all that the tests boot.
+pub fn test_releases(tree: &Tree) -> Result<Releases> {
+    let releases = releases(tree)?;
+    Ok(Releases { signed: Some(files(build_signed(tree)?)), ..releases })
+}
+
+/// The first release as for a fleet with Secure Boot. Its keys are made once per checkout.
+fn build_signed(tree: &Tree) -> Result<BuiltImage> {
+    let keys = tree.out().join("test-keys");
+    if !keys.exists() {
+        new_keys(&keys)?;
+    }
+    let wanted = Wanted { folder: "signed", secure_boot: Some(&keys), ..Wanted::release(FIRST, true) };
+    build(tree, &wanted, units(tree)?)
+}
+
+/// Makes all of a folder of keys or nothing.
+pub fn new_keys(out: &Path) -> Result<()> {
+    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    anyhow::ensure!(!out.exists(), "{} is there: keys are never replaced", out.display());
+    let work = tempfile::Builder::new().prefix(".new-keys-").tempdir_in(parent)?;
+    let made = work.path().join("keys");
+    secure_boot::create(&made)?;
+    std::fs::rename(&made, out).with_context(|| format!("cannot rename to {}", out.display()))
 }
 
 fn files(image: BuiltImage) -> ReleaseFiles {
@@ -75,62 +105,63 @@ fn build_deaf(tree: &Tree) -> Result<BuiltImage> {
         "mesh's unit file no longer says network = \"host\""
     );
     *mesh = text.replace("network = \"host\"", "network = \"none\"").into_bytes();
-    build_with(tree, QEMU_BOARD, DEAF, SECOND, false, units)
+    build(tree, &Wanted { programs: SECOND, ..Wanted::release(DEAF, false) }, units)
 }
 
 /// The first release, except that its init hangs, panics and exits by order.
 fn build_faulty(tree: &Tree) -> Result<BuiltImage> {
     let programs = programs_in(&binaries::build_faulty(tree, FIRST)?)?;
-    build_programs(tree, QEMU_BOARD, FAULTY, programs, true, units(tree)?)
+    build_programs(tree, &Wanted::release(FAULTY, true), programs, units(tree)?)
 }
 
-fn build(
-    tree: &Tree,
-    board: &str,
-    version: &str,
+/// What differs between the images of a checkout.
+struct Wanted<'a> {
+    board: &'a str,
+    version: &'a str,
+    /// The version that the programs say they are.
+    programs: &'a str,
+    /// Output folder, beside those of the board's other images.
+    folder: &'a str,
     disk_image: bool,
-    units: BTreeMap<String, Vec<u8>>,
-) -> Result<BuiltImage> {
-    build_with(tree, board, version, version, disk_image, units)
+    secure_boot: Option<&'a Path>,
 }
 
-fn build_with(
-    tree: &Tree,
-    board: &str,
-    version: &str,
-    programs: &str,
-    disk_image: bool,
-    units: BTreeMap<String, Vec<u8>>,
-) -> Result<BuiltImage> {
-    let programs = programs_in(&binaries::build(tree, programs)?)?;
-    build_programs(tree, board, version, programs, disk_image, units)
+impl<'a> Wanted<'a> {
+    fn release(version: &'a str, disk_image: bool) -> Self {
+        Self { board: QEMU_BOARD, version, programs: version, folder: version, disk_image, secure_boot: None }
+    }
+}
+
+fn build(tree: &Tree, wanted: &Wanted, units: BTreeMap<String, Vec<u8>>) -> Result<BuiltImage> {
+    let programs = programs_in(&binaries::build(tree, wanted.programs)?)?;
+    build_programs(tree, wanted, programs, units)
 }
 
 /// A disk image with the same kernel, boot loader and modules, whose init only prints and powers off.
 pub fn bare(tree: &Tree) -> Result<PathBuf> {
     let programs =
         BTreeMap::from([("init".to_string(), binaries::build(tree, FIRST)?.join(binaries::BARE_INIT))]);
-    let image = build_programs(tree, QEMU_BOARD, "0.0.0-bare", programs, true, BTreeMap::new())?;
+    let wanted = Wanted::release("0.0.0-bare", true);
+    let image = build_programs(tree, &wanted, programs, BTreeMap::new())?;
     Ok(image.disk.context("no disk image was made")?.raw.path)
 }
 
 fn build_programs(
     tree: &Tree,
-    board: &str,
-    version: &str,
+    wanted: &Wanted,
     programs: BTreeMap<String, PathBuf>,
-    disk_image: bool,
     overlay: BTreeMap<String, Vec<u8>>,
 ) -> Result<BuiltImage> {
-    let board = hardware_schema::find(&tree.root.join("hardware"), board)?;
+    let board = hardware_schema::find(&tree.root.join("hardware"), wanted.board)?;
     let spec = ImageSpec {
-        version: version.to_string(),
+        version: wanted.version.to_string(),
         lock: tree.lock()?,
         cache_dir: tree.cache(),
         programs,
         overlay,
-        disk_image,
-        out_dir: tree.out().join("images").join(&board.board).join(version),
+        secure_boot: wanted.secure_boot.map(Keys::open).transpose()?,
+        disk_image: wanted.disk_image,
+        out_dir: tree.out().join("images").join(&board.board).join(wanted.folder),
         board,
     };
     Ok(image_builder::build(&spec, &Progress::stderr())?)

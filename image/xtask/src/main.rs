@@ -35,6 +35,11 @@ enum Verb {
     Test(test::Options),
     /// Build the image of a board into `out/`.
     Image(images::Options),
+    /// Keys for UEFI Secure Boot, for `image --secure-boot-key`.
+    SecureBootKey {
+        #[command(subcommand)]
+        verb: KeyVerb,
+    },
     /// Boot one node in QEMU with its serial console on this terminal. Ctrl-A X leaves.
     Qemu(demo::QemuOptions),
     /// Measure something: `size`, `boot` or `memory`.
@@ -53,6 +58,16 @@ enum Verb {
     Clean {
         #[arg(long)]
         all: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum KeyVerb {
+    /// Make the keys of a fleet: PK, KEK and db, with the files that enrol them.
+    New {
+        /// A folder that is not there yet. `db.key` signs; keep `PK.key` and `KEK.key` offline.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
     },
 }
 
@@ -77,6 +92,10 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Image(options) => images::command(&tree, &options),
         Verb::Qemu(options) => demo::interactive(&tree, &options),
         Verb::Bench(options) => bench::run(&tree, &options),
+        Verb::SecureBootKey { verb: KeyVerb::New { out } } => {
+            host::prepare(host::Need::Sign)?;
+            images::new_keys(&out)
+        }
         Verb::Campaign { campaign } => campaign::run(&tree, &campaign),
         Verb::Parts { verb: PartsVerb::Update } => update_parts(&tree),
         Verb::Clean { all } => clean(&tree, all),

@@ -96,7 +96,7 @@ fn image_test_arguments(options: &Options) -> Vec<&str> {
 }
 
 fn boot(tree: &Tree, options: &Options) -> Result<()> {
-    let releases = images::releases(tree)?;
+    let releases = images::test_releases(tree)?;
     let file = tree.out().join("releases.json");
     releases.save(&file)?;
     boot_tests::run(tree, options.only.as_deref(), Releases::variable(&file))

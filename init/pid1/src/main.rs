@@ -9,6 +9,7 @@
 //! what a power cut would (each write to the disk is ordered for that) and a panic of the kernel, whose last words the next
 //! boot finds.
 
+mod clock;
 mod console;
 mod disk;
 mod drivers;

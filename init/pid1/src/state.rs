@@ -3,7 +3,7 @@
 //! Crash: e2fsck and the kernel's resize are journaled or repeatable; the configuration appears whole and in two copies,
 //! and only then is the file on the ESP removed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -50,7 +50,7 @@ pub fn check(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
 
 /// Puts the checksum of a superblock right that a power cut has torn between its two sectors. Writes one sector.
 fn reseal(device: &str) -> Result<bool> {
-    let open = OpenOptions::new().read(true).write(true).open(device);
+    let open = File::options().read(true).write(true).open(device);
     let partition = open.with_context(|| format!("cannot open {device}"))?;
     let mut bytes = vec![0; SUPERBLOCK_BYTES];
     partition.read_exact_at(&mut bytes, SUPERBLOCK_AT).with_context(|| format!("cannot read {device}"))?;

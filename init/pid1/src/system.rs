@@ -23,7 +23,7 @@ use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::supervisor::Supervisor;
 use crate::uevents::Received;
-use crate::{disk, evidence, last_boot, state};
+use crate::{clock, disk, evidence, last_boot, state};
 
 const MODULES_LIST: &str = "/usr/lib/modules/modules.toml";
 const MODULES_FOLDER: &str = "/usr/lib/modules";
@@ -63,6 +63,7 @@ fn take_signals() -> Result<SignalFd, StepFailed> {
 fn prepare(node: &mut Node) -> Result<(), StepFailed> {
     let unknown = || fail("system", OnFailure::Reboot, anyhow!("the boot disk is not known"));
     let devices = node.devices.clone().ok_or_else(unknown)?;
+    clock::raise(node.command_line.as_ref().map_or(0, |line| line.built_unix));
     let info = boot_info(node, &devices).ok_or_else(unknown)?;
     match &info.rescue {
         Some(why) => say(&format!("rescue: {why}")),

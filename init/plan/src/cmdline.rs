@@ -17,6 +17,9 @@ pub struct CommandLine {
     pub version: String,
     /// `macula.board`: the profile's name.
     pub board: String,
+    /// `macula.built=20261123T080000Z`: a time that has certainly been when the release was built, seconds since 1970. 0
+    /// when the image does not say.
+    pub built_unix: u64,
     /// `macula.entry` and `macula.esp`: what the firmware's variables would say. For developers who boot a kernel
     /// directly; ignored as soon as the firmware names an entry itself.
     pub developer: Option<Developer>,
@@ -76,6 +79,7 @@ impl CommandLine {
         };
         let version = name("macula.version", keys.need("macula.version")?)?;
         let board = name("macula.board", keys.need("macula.board")?)?;
+        let built_unix = keys.take("macula.built").map_or(Ok(0), |value| built(&value))?;
         let developer = match (keys.take("macula.entry"), keys.take("macula.esp")) {
             (None, None) => None,
             (Some(entry), Some(esp)) => {
@@ -94,7 +98,7 @@ impl CommandLine {
         };
         match keys.0.pop() {
             Some((key, _)) => Err(CommandLineError::Unknown(key)),
-            None => Ok(CommandLine { root, version, board, developer, ask_reset }),
+            None => Ok(CommandLine { root, version, board, built_unix, developer, ask_reset }),
         }
     }
 }
@@ -174,6 +178,12 @@ fn parse_verity(value: &str) -> Result<Verity, CommandLineError> {
         return Err(bad("the number of data blocks is out of range"));
     }
     Ok(Verity { root_hash: root_hash.to_owned(), salt: salt.to_owned(), data_blocks })
+}
+
+fn built(value: &str) -> Result<u64, CommandLineError> {
+    let reason = "expected a time like 20261123T080000Z";
+    let bad = || CommandLineError::Bad { key: "macula.built", value: value.to_owned(), reason };
+    os_clock::parse_stamp(value).ok_or_else(bad)
 }
 
 fn name(key: &'static str, value: String) -> Result<String, CommandLineError> {
@@ -260,6 +270,17 @@ mod tests {
             assert!(matches!(line, Err(CommandLineError::Bad { key: "macula.verity", .. })), "{verity}");
         }
         assert!(parse(&good().replace("x86-generic", "a;b")).is_err());
+    }
+
+    #[test]
+    fn the_time_of_the_build_is_optional_and_checked() {
+        let parse = |more: &str| CommandLine::parse(&format!("{} {more}", good()));
+        assert_eq!(parse("").unwrap().built_unix, 0);
+        assert_eq!(parse("macula.built=20261123T080000Z").unwrap().built_unix, 1_795_420_800);
+        assert!(matches!(
+            parse("macula.built=lately"),
+            Err(CommandLineError::Bad { key: "macula.built", .. })
+        ));
     }
 
     #[test]

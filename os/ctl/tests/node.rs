@@ -27,6 +27,11 @@ impl Owner {
         owner
     }
 
+    /// Another key in a file of this name; its id.
+    fn new_key(&self, name: &str) -> String {
+        self.ok("", &format!("key new --key {name}")).trim().to_string()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
@@ -175,37 +180,47 @@ fn a_release_is_published_and_publishing_again_sends_nothing_twice() {
     let owner = Owner::new();
     let node = TestNode::start(1, &owner.id);
     write_artifacts(&owner.path("out"));
-    owner.ok("", "release create --artifacts out --out r.cbor --min-version 0.1.0 --notes test");
-    let error = owner.error(&node.address, "release publish r.cbor --artifacts out --channel stable");
-    assert!(error.contains("release sign"), "{error}");
-    let signed = owner.json("", "release sign r.cbor");
-    assert_eq!(signed["signatures"][0]["signer"], owner.id);
+    owner.ok("", "release create --artifacts out --min-version 0.1.0 --notes test");
+    let publish = "release publish --artifacts out --channel stable";
+    let error = owner.error(&node.address, publish);
+    assert!(error.contains("root has 0 of 1 signatures") && error.contains(&owner.id), "{error}");
+    let signed = owner.json("", "release sign");
+    assert_eq!(signed["roles"][0]["signed"][0], owner.id);
+    assert!(signed["missing"].is_null(), "{signed}");
 
-    let publish = "release publish r.cbor --artifacts out --channel stable";
     let first = owner.json(&node.address, publish);
-    assert_eq!(first["release"], signed["mcid"]);
+    assert_eq!(owner.json("", "release pack --out r.cbor")["metadata"], first["metadata"]);
     assert!(first["uploaded_bytes"].as_u64().unwrap() > 1_000_000);
     let second = owner.json(&node.address, publish);
     assert!(second["uploaded_bytes"].as_u64().unwrap() < 10_000);
+    // Renewed without the artifacts.
+    owner.ok("", "release refresh --lifetime 2d");
+    let third = owner.json(&node.address, "release publish --channel stable");
+    assert!(third["metadata"] != first["metadata"] && third["uploaded_bytes"].as_u64().unwrap() < 10_000);
+    owner.ok("", "release refresh --lifetime 1s");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let error = owner.error(&node.address, "release publish --channel stable");
+    assert!(error.contains("timestamp expired") && error.contains("release refresh"), "{error}");
 
     owner.ok(&node.address, "update --channel stable");
-    let install = format!("install {} false", first["release"].as_str().unwrap());
+    let install = format!("install {} false", third["metadata"].as_str().unwrap());
     assert!(node.calls().contains(&install), "{:?}", node.calls());
     let error = owner.error(&node.address, "update --channel edge");
     assert!(error.contains("no valid head of channel `edge`"), "{error}");
 
     let state = node.state.lock().unwrap();
-    for artifact in signed["artifacts"].as_array().unwrap() {
+    for artifact in signed["releases"][0]["artifacts"].as_array().unwrap() {
         assert!(state.stored.contains_key(artifact["mcid"].as_str().unwrap()));
     }
     let records: Vec<_> = state.records.iter().map(|r| Record::from_bytes(r).unwrap()).collect();
-    assert_eq!(records.len(), 2);
+    assert_eq!(records.len(), 3);
     assert!(records[1].precedence(&records[0]).is_gt());
-    for record in records {
+    for (record, published) in records.iter().zip([&first, &second, &third]) {
         assert_eq!(record.verify(services_api::daemon::now_ms()), Ok(()));
         assert_eq!(record.statement.signer.to_string(), owner.id);
         let head = ChannelHead::parse(&record.statement.payload).unwrap();
-        assert_eq!(Mcid::try_from(head.release.as_slice()).unwrap().to_string(), first["release"]);
+        assert_eq!(Mcid::try_from(head.metadata.as_slice()).unwrap().to_string(), published["metadata"]);
+        assert_eq!(head.boards.len(), 1);
     }
 }
 
@@ -234,4 +249,32 @@ fn an_update_is_watched_until_it_ends() {
     node.state.lock().unwrap().statuses = vec![idle, done("refused")];
     assert_eq!(owner.error(&node.address, &format!("{update} --again")), "maculactl: refused: 0.2.0");
     assert!(owner.error(&node.address, "update").contains("--channel NAME"));
+}
+
+/// Three keys, two of which must sign; then one is lost and replaced. Nobody is connected to anything.
+#[test]
+fn the_keys_ceremony_needs_no_network() {
+    let owner = Owner::new();
+    write_artifacts(&owner.path("out"));
+    let ids: Vec<String> = ["a", "b", "c", "d"].iter().map(|name| owner.new_key(name)).collect();
+    let new =
+        format!("release root new --key-id {} --key-id {} --key-id {} --threshold 2", ids[0], ids[1], ids[2]);
+    owner.ok("", &new);
+    assert!(owner.error("", &new).contains("has a root already"));
+    owner.ok("", "release create --artifacts out");
+    let waits = owner.json("", "release sign --key a");
+    assert!(waits["missing"].as_str().unwrap().contains("root has 1 of 2 signatures"), "{waits}");
+    assert!(owner.json("", "release sign --key b")["missing"].is_null());
+
+    let lost = format!("release root rotate --remove {} --add {}", ids[2], ids[3]);
+    owner.ok("", &lost);
+    assert!(owner.error("", "release root rotate").contains("root 2 still waits for signatures"));
+    owner.ok("", "release sign --key c");
+    owner.ok("", "release sign --key a");
+    assert!(owner.json("", "release show")["missing"].as_str().unwrap().contains("root"), "c does not count");
+    assert!(owner.json("", "release sign --key b")["missing"].is_null());
+    owner.ok("", "release withdraw 0.2.0");
+    owner.ok("", "release sign --key d");
+    assert!(owner.json("", "release sign --key b")["missing"].is_null());
+    assert!(owner.error("", "release withdraw 0.2.0").contains("holds no release 0.2.0"));
 }

@@ -51,7 +51,7 @@ impl NodeKey {
         self.0.sign(&signed_bytes(domain, message)).to_bytes()
     }
 
-    /// A signature over exactly these bytes, for formats that bring their own domain (X.509).
+    /// A signature over exactly these bytes, for formats that bring their own domain (X.509, TUF metadata).
     pub fn sign_raw(&self, message: &[u8]) -> Signature {
         self.0.sign(message).to_bytes()
     }
@@ -66,9 +66,14 @@ impl NodeKey {
 /// Checks that `signer` made `signature` over `message` in `domain`. Strict: small-order keys and
 /// malleable signatures are refused.
 pub fn verify(signer: &NodeId, domain: &str, message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
+    verify_raw(signer, &signed_bytes(domain, message), signature)
+}
+
+/// The same over exactly these bytes, for formats that bring their own domain (TUF metadata).
+pub fn verify_raw(signer: &NodeId, message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
     let key = VerifyingKey::from_bytes(signer.as_bytes()).map_err(|_| SignatureError)?;
     let signature = ed25519_dalek::Signature::from_slice(signature).map_err(|_| SignatureError)?;
-    key.verify_strict(&signed_bytes(domain, message), &signature).map_err(|_| SignatureError)
+    key.verify_strict(message, &signature).map_err(|_| SignatureError)
 }
 
 fn signed_bytes(domain: &str, message: &[u8]) -> Vec<u8> {

@@ -116,7 +116,7 @@ impl Release {
     }
 
     /// What must hold of any release, decoded or made.
-    pub(crate) fn check(&self) -> Result<(), ReleaseError> {
+    pub fn check(&self) -> Result<(), ReleaseError> {
         let bad = |why: String| Err(ReleaseError::Malformed(why));
         let plain = |t: &str| !t.is_empty() && t.len() <= TEXT_MAX && t.bytes().all(|b| b.is_ascii_graphic());
         if !plain(&self.board) || !plain(&self.version.to_string()) || !plain(&self.min_version.to_string()) {

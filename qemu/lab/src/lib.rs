@@ -60,6 +60,11 @@ impl Lab {
         Node::start(self, name, disk, options)
     }
 
+    /// Puts a file on the ESP of a disk that no machine is running from.
+    pub fn write_to_esp(&self, disk: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+        Ok(image_builder::esp_write_file(disk, name, bytes)?)
+    }
+
     /// A copy of the image as a machine's disk, provisioned with `config`.
     pub fn disk(&self, name: &str, image: &Path, config: &str) -> Result<PathBuf> {
         let disk = self.dir.join(format!("{name}.img"));

@@ -28,6 +28,8 @@ pub struct NodeOptions {
     pub on_line: Option<OnLine>,
     /// Not on the lab's switch.
     pub alone: bool,
+    /// Firmware with Secure Boot, without keys.
+    pub secure_boot: bool,
 }
 
 /// A running (or cut off) machine.
@@ -53,6 +55,9 @@ impl<'lab> Node<'lab> {
             .forward_udp(MESH_PORT)
             .watchdog()
             .serial_log(lab.dir.join(format!("{name}.log")));
+        if options.secure_boot {
+            builder = builder.secure_boot();
+        }
         if let Some(log) = options.record_writes {
             builder = builder.record_writes(log);
         }

@@ -29,6 +29,8 @@ pub struct Releases {
     pub second: ReleaseFiles,
     /// Its mesh never becomes ready.
     pub deaf: ReleaseFiles,
+    /// As the first, signed for Secure Boot, with the keys to enrol on its disk image. Only for tests.
+    pub signed: Option<ReleaseFiles>,
     /// Its init hangs, panics and exits by order (`maculactl reboot --reason "fault: hang"`).
     pub faulty: ReleaseFiles,
     pub maculactl: PathBuf,
@@ -58,22 +60,23 @@ impl Releases {
 }
 
 impl ReleaseFiles {
-    /// `maculactl release create` and `sign`: the signed release's file.
+    /// `maculactl release create` and `sign`: the folder with the owner's releases, to which this one was added.
     pub fn signed(&self, owner: &Owner, dir: &Path) -> Result<PathBuf> {
-        let out = dir.join(format!("release-{}.cbor", self.version));
-        let (artifacts, file) = (text(&self.artifacts)?, text(&out)?);
-        owner.run(&["release", "create", "--artifacts", artifacts, "--out", file])?;
-        owner.run(&["release", "sign", file])?;
-        Ok(out)
+        let repository = dir.join("releases");
+        let (artifacts, folder) = (text(&self.artifacts)?, text(&repository)?);
+        owner.run(&["release", "create", "--artifacts", artifacts, "--repo", folder])?;
+        owner.run(&["release", "sign", "--repo", folder])?;
+        Ok(repository)
     }
 
     /// Signs the release and publishes it on a node under a channel. The name to install it by.
     pub fn publish(&self, owner: &Owner, dir: &Path, node: &str, channel: &str) -> Result<String> {
-        let file = self.signed(owner, dir)?;
-        let (artifacts, file) = (text(&self.artifacts)?, text(&file)?);
-        let publish = ["release", "publish", file, "--artifacts", artifacts, "--channel", channel];
+        let repository = self.signed(owner, dir)?;
+        let (artifacts, folder) = (text(&self.artifacts)?, text(&repository)?);
+        let publish =
+            ["release", "publish", "--artifacts", artifacts, "--channel", channel, "--repo", folder];
         let published = owner.json(node, &publish)?;
-        Ok(published["release"].as_str().context("`release publish` names no release")?.to_string())
+        Ok(published["metadata"].as_str().context("`release publish` names nothing")?.to_string())
     }
 }
 

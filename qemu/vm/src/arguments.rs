@@ -36,7 +36,12 @@ pub(crate) fn arguments(builder: &Builder, connections: &Connections<'_>) -> Res
     let accelerator = std::env::var(ACCELERATOR_ENV).unwrap_or_else(|_| "tcg,thread=multi".to_owned());
     let mut arguments = Arguments(Vec::new());
     arguments.add("-name", builder.name.as_str());
-    arguments.add("-machine", "q35");
+    if builder.secure_boot {
+        arguments.add("-machine", "q35,smm=on");
+        arguments.add("-global", "driver=cfi.pflash01,property=secure,value=on");
+    } else {
+        arguments.add("-machine", "q35");
+    }
     arguments.add("-cpu", if accelerator.starts_with("tcg") { "max" } else { "host" });
     arguments.add("-accel", accelerator);
     arguments.add("-m", builder.memory_mib.to_string());

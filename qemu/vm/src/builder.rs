@@ -28,6 +28,7 @@ pub struct Builder {
     pub(crate) cpus: u32,
     pub(crate) cache: Cache,
     pub(crate) uefi: Option<UefiWanted>,
+    pub(crate) secure_boot: bool,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) lans: Vec<Lan>,
     /// The guest's UDP ports that the host reaches.
@@ -71,6 +72,7 @@ impl Builder {
             cpus: 2,
             cache: Cache::default(),
             uefi: None,
+            secure_boot: false,
             kernel: None,
             lans: Vec::new(),
             forwards: Vec::new(),
@@ -122,6 +124,14 @@ impl Builder {
     /// As [`uefi`](Self::uefi), with the variables in a file that stays; made from OVMF's template if missing.
     pub fn uefi_variables(mut self, path: impl Into<PathBuf>) -> Self {
         self.uefi = Some(UefiWanted { variables: Some(path.into()), firmware: None });
+        self
+    }
+
+    /// Takes firmware with Secure Boot, in setup mode while there are no keys in its variables, in a machine where only that
+    /// firmware can write them. Slower under emulation.
+    pub fn secure_boot(mut self) -> Self {
+        self.uefi.get_or_insert(UefiWanted { variables: None, firmware: None });
+        self.secure_boot = true;
         self
     }
 

@@ -278,7 +278,8 @@ fn prepare_flash(
     builder: &Builder,
     wanted: &UefiWanted,
 ) -> Result<((PathBuf, PathBuf), Option<TempDir>), Error> {
-    let firmware = wanted.firmware.clone().map_or_else(Firmware::find, Ok)?;
+    let find = if builder.secure_boot { Firmware::find_secure } else { Firmware::find };
+    let firmware = wanted.firmware.clone().map_or_else(find, Ok)?;
     let (variables, directory) = match &wanted.variables {
         Some(path) => (path.clone(), None),
         None => {

@@ -9,7 +9,7 @@ pub trait Update {
     /// JSON: [`crate::report::OsReport`].
     fn status(&self) -> zbus::Result<String>;
 
-    /// Starts installing a signed release; `Status` tells how it goes. Refused while a trial or another install runs,
+    /// Starts installing the newest fitting release of a metadata bundle (its MCID); `Status` tells how it goes. Refused while a trial or another install runs,
     /// and for a release that failed here before (unless `again`).
     fn install(&self, release: &[u8], again: bool) -> zbus::Result<()>;
 

@@ -95,14 +95,17 @@ async fn running_entry(updater: &Arc<Updater>) -> Result<Entry> {
 fn committed(updater: &Updater) -> Result<()> {
     let boot = &updater.node.boot;
     updater.records.event("committed", format!("{} in slot {}", boot.version, boot.slot));
+    updater.clock.save();
     updater.records.clear_trial()
 }
 
 /// The record was written and the switch was not: back to an install that has been asked for.
 fn never_armed(updater: &Updater, trial: Option<Trial>) -> Result<()> {
-    if let Some(trial) = trial {
+    let files = trial.as_ref().and_then(|t| updater.records.seed_files(t.slot));
+    if let Some((trial, files)) = trial.zip(files) {
         let again = updater.records.failed().find(&trial.release_mcid).is_some();
-        updater.records.set_intent(&crate::records::Intent { release: trial.release_mcid, again })?;
+        let release = Mcid::of_raw(&files.release).to_string();
+        updater.records.set_intent(&crate::records::Intent { release, again })?;
     }
     updater.records.clear_trial()
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use os_bootloader::{Bootloader, DeviceFile, UKI_MAX, Uefi};
 use os_content_id::{CHUNK_SIZE, ChunkList, Hash, hash};
-use os_release::{Artifact, Role, SignedRelease};
+use os_release::{Artifact, Named, Release, Role};
 use os_slots::{Entry, InstallPlan, Slot, Trial, plan_install, plan_rescue};
 
 use crate::assemble::{Local, Progress, Source, Target};
@@ -27,11 +27,18 @@ pub trait Monitor: Progress {
 /// Ids of the peers connected when the install ends, as text.
 pub type Peers<'a> = &'a dyn Fn() -> Vec<String>;
 
+/// A release that may be installed, and what proves it.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    pub named: Named,
+    /// The metadata bundle.
+    pub bundle: Vec<u8>,
+}
+
 pub struct Install<'a> {
     pub node: &'a Node,
     pub records: &'a Records,
-    /// Verified.
-    pub release: &'a SignedRelease,
+    pub accepted: &'a Accepted,
     pub source: &'a dyn Source,
     pub peers: Peers<'a>,
 }
@@ -55,7 +62,7 @@ impl Install<'_> {
         // The small part first: it shows that providers deliver before anything is given up for them.
         monitor.phase("fetch", total);
         let part = self.assemble_uki(&uki_list, monitor)?;
-        let verity = uki::check(&part, self.release.release())?;
+        let verity = uki::check(&part, self.release())?;
 
         let plan = self.clear_slot()?;
         monitor.phase("compare", total);
@@ -71,8 +78,12 @@ impl Install<'_> {
         self.esp()?.arm(plan.seq).map_err(Into::into)
     }
 
+    fn release(&self) -> &Release {
+        &self.accepted.named.release
+    }
+
     fn artifact(&self, role: Role) -> Result<&Artifact> {
-        let artifact = self.release.release().artifact(role);
+        let artifact = self.release().artifact(role);
         artifact.with_context(|| format!("the release has no {}", role.word()))
     }
 
@@ -177,8 +188,8 @@ impl Install<'_> {
     /// Everything the next boots need to know, before the switch makes them happen.
     fn record(&self, plan: &InstallPlan, root_list: &ChunkList, uki_list: &ChunkList) -> Result<()> {
         std::fs::rename(self.records.uki_part(), self.records.uki(plan.slot)).context("keeping the UKI")?;
-        let release = self.release.release();
-        let mcid = self.release.mcid().to_string();
+        let release = self.release();
+        let mcid = self.accepted.named.mcid.to_string();
         let installed = Installed {
             seq: plan.seq,
             version: release.version.to_string(),
@@ -186,7 +197,7 @@ impl Install<'_> {
             at_unix: now_unix(),
         };
         let files = SeedFiles {
-            release: self.release.encode(),
+            release: self.accepted.bundle.clone(),
             root_manifest: root_list.encode(),
             uki_manifest: uki_list.encode(),
         };
@@ -209,7 +220,7 @@ impl Install<'_> {
     }
 
     fn total(&self) -> u64 {
-        self.release.release().artifacts.iter().map(|a| a.size).sum()
+        self.release().artifacts.iter().map(|a| a.size).sum()
     }
 }
 

@@ -12,9 +12,11 @@
 //! | committed, record not cleared | `trial.json`, entry without counter | clears the record |
 //! | failure recorded, entry not marked | `failed.json`, entry counted down | marks it bad and reboots |
 
+mod accept;
 mod after_boot;
 mod assemble;
 mod audit;
+mod clock;
 mod configuration;
 mod direct_read;
 mod gate;
@@ -42,7 +44,8 @@ use crate::links::Links;
 use crate::node::Node;
 use crate::updater::Updater;
 
-const PROTOCOLS: &[(&str, &str)] = &[(control::protocol::OS, "owner"), (control::protocol::RAUC, "owner")];
+const PROTOCOLS: &[(&str, &str)] =
+    &[(control::protocol::OS, "owner"), (control::protocol::RAUC, "owner"), (clock::TIME, "peer")];
 
 fn main() -> Result<()> {
     daemon::init_logging();
@@ -64,6 +67,7 @@ async fn run() -> Result<()> {
     tokio::spawn(owner::serve(updater.clone(), events));
     tokio::spawn(space::watch(updater.clone()));
     tokio::spawn(after_boot::settle(updater.clone()));
+    tokio::spawn(clock::keep_saved(updater.clone()));
     daemon::ready();
     bus::serve_each(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], move |builder, uid| {
         let updater = updater.clone();

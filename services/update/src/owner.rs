@@ -1,5 +1,5 @@
 //! `control/1`: what the owner asks over the mesh. Mesh lets only the owner's key open such a stream, nor one of
-//! `control-rauc/1`.
+//! `control-rauc/1`. Peers may ask the time, nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use services_api::report::{
 };
 use tokio::sync::mpsc;
 
+use crate::clock;
 use crate::configuration;
 use crate::links::from_json;
 use crate::rauc;
@@ -28,6 +29,10 @@ pub async fn serve(updater: Arc<Updater>, mut events: mpsc::Receiver<MeshEvent>)
         match event {
             MeshEvent::Stream(incoming) if incoming.protocol == control::protocol::RAUC => {
                 tokio::spawn(rauc::serve_stream(updater.clone(), incoming));
+            }
+            MeshEvent::Stream(incoming) if incoming.protocol == clock::TIME => {
+                let updater = updater.clone();
+                tokio::spawn(async move { clock::answer(&updater.clock, incoming).await });
             }
             MeshEvent::Stream(incoming) => {
                 tokio::spawn(serve_stream(updater.clone(), incoming));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
+use os_release::Trust;
 use os_slots::{BootInfo, FailedRelease, FailedReleases, Slot, Trial};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ const EVENTS_WITH_LINES_MAX: usize = 8;
 /// An install that has been asked for and is neither armed nor given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
-    /// Text of the release's MCID.
+    /// Text of the metadata bundle's MCID.
     pub release: String,
     pub again: bool,
 }
@@ -31,14 +32,15 @@ pub struct Intent {
 pub struct Installed {
     pub seq: u32,
     pub version: String,
-    /// Text of the release's MCID.
+    /// Text of the release statement's MCID.
     pub release: String,
     /// Seconds since 1970 by this node's clock; 0: not known.
     #[serde(default)]
     pub at_unix: u64,
 }
 
-/// The bytes that a slot's seed needs: the release and the manifests of its root and its UKI.
+/// The bytes that a slot's seed needs: the metadata bundle that proved the release, and the manifests of its root and its
+/// UKI.
 pub struct SeedFiles {
     pub release: Vec<u8>,
     pub root_manifest: Vec<u8>,
@@ -86,6 +88,22 @@ impl Records {
 
     pub fn clear_intent(&self) -> Result<()> {
         if self.intent().is_none() { Ok(()) } else { self.remove("installing") }
+    }
+
+    /// What the releases' signers have come to be; nothing yet when there is no record.
+    pub fn trust(&self) -> Trust {
+        let Some(bytes) = durable::read(&self.trust_path()) else { return Trust::default() };
+        Trust::decode(&bytes).unwrap_or_else(|e| {
+            tracing::error!("the record of trust is intact but not understood, so it begins anew: {e}");
+            Trust::default()
+        })
+    }
+
+    pub fn set_trust(&self, trust: &Trust) -> Result<()> {
+        let path = self.trust_path();
+        let dir = path.parent().unwrap_or(&self.dir);
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        durable::write(&path, &trust.encode()).context("cannot write the record of trust")
     }
 
     pub fn failed(&self) -> FailedReleases {
@@ -224,6 +242,10 @@ impl Records {
         let intact = durable::write(&path, boot_id.as_bytes()).is_ok()
             && durable::read(&path).is_some_and(|b| b == boot_id.as_bytes());
         intact && durable::remove(&path).is_ok()
+    }
+
+    fn trust_path(&self) -> PathBuf {
+        self.dir.join("trust").join("metadata.cbor")
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use os_content_id::Mcid;
+use os_slots::slot_of_seq;
 
 use crate::links::reboot;
 use crate::records::Installed;
@@ -54,7 +55,8 @@ fn candidates(updater: &Updater) -> Vec<Mcid> {
     let mut known = updater.records.slots();
     known.retain(|i| i.seq == boot.seq || failed.find(&i.release).is_none());
     known.sort_by_key(|i| std::cmp::Reverse((i.seq == boot.seq, i.seq)));
-    let mut releases: Vec<Mcid> = known.iter().filter_map(|i: &Installed| i.release.parse().ok()).collect();
+    let bundle = |i: &Installed| Some(Mcid::of_raw(&updater.records.seed_files(slot_of_seq(i.seq))?.release));
+    let mut releases: Vec<Mcid> = known.iter().filter_map(bundle).collect();
     releases.dedup();
     releases
 }

@@ -33,7 +33,7 @@ pub async fn offer(updater: &Updater) -> Result<zbus::Connection> {
     let files = updater.records.seed_files(updater.node.boot.slot).context("the slot's records are gone")?;
     let connection = updater.links.content_connection().await?;
     let content = updater.links.content().await?;
-    content.put(&files.release).await.context("the release statement")?;
+    content.put(&files.release).await.context("the release metadata")?;
     let path = updater.node.active_root_for_content();
     content.offer(&files.root_manifest, &path.to_string_lossy()).await.context("the root")?;
     let uki = File::open(updater.records.uki(updater.node.boot.slot)).context("the kept UKI")?;

@@ -13,7 +13,8 @@ use os_bootloader::{Bootloader, DeviceFile, Uefi};
 use os_config::{Check, CheckWhat, Config};
 use os_content_id::{CHUNK_SIZE, ChunkList, ManifestBuilder, Mcid};
 use os_identity::NodeKey;
-use os_release::{Artifact, Release, Role, SignedRelease, Version};
+use os_release::author::{Repository, keyring};
+use os_release::{Artifact, Bundle, Release, Role, Version};
 use os_slots::{BootInfo, Entry, Evidence, Slot, slot_of_seq};
 use services_api::mesh::Streams;
 use services_api::report::{ContentReport, TransferReport, UnitReport};
@@ -25,7 +26,7 @@ use tokio::sync::mpsc;
 use crate::after_boot;
 use crate::configuration::Configuration;
 use crate::links::Links;
-use crate::node::{Node, uptime_ms};
+use crate::node::{Node, now_unix, uptime_ms};
 use crate::updater::{Standing, Updater};
 
 const BOARD: &str = "x86-generic";
@@ -156,10 +157,31 @@ pub(crate) struct World {
     shelf: Arc<Mutex<Shelf>>,
     reboots: mpsc::UnboundedReceiver<String>,
     pub key: NodeKey,
+    /// The owner's releases.
+    repository: Mutex<Repository>,
     mesh_state: &'static str,
     checks: Vec<Check>,
     /// How long a gate that can pass has.
     time_left_s: u32,
+}
+
+/// Names of what was published.
+#[derive(Clone, Copy)]
+pub(crate) struct Published {
+    pub bundle: Mcid,
+    statement: Mcid,
+}
+
+fn publish_in(repository: &mut Repository, release: &Release, key: &NodeKey) -> (Vec<u8>, Mcid) {
+    // A bundle with this release alone, newer than the last one.
+    repository.statements.clear();
+    let statement = repository.add(release, now_unix()).unwrap();
+    repository.sign(key, now_unix()).unwrap();
+    (repository.bundle().unwrap().encode().unwrap(), statement)
+}
+
+fn repository_of(key: &NodeKey) -> Repository {
+    Repository::begin(&keyring(&[key.node_id()], 1), now_unix()).unwrap()
 }
 
 /// One at a time: the sockets' place is an environment variable.
@@ -184,15 +206,9 @@ impl World {
             b.serve_at("/io/macula/Supervisor", FakeSupervisor { mesh_state, reboots: sender.clone() })
         });
         serve(dir.path(), "mesh", |b| b.serve_at("/io/macula/Mesh", FakeMesh));
-        Self {
-            dir,
-            shelf,
-            reboots,
-            key: NodeKey::from_seed(&[1; 32]),
-            mesh_state,
-            checks: Vec::new(),
-            time_left_s: 60,
-        }
+        let key = NodeKey::from_seed(&[1; 32]);
+        let repository = Mutex::new(repository_of(&key));
+        Self { dir, shelf, reboots, key, repository, mesh_state, checks: Vec::new(), time_left_s: 60 }
     }
 
     fn device(&self, role: &str) -> PathBuf {
@@ -248,7 +264,14 @@ impl World {
     }
 
     /// Puts a release on the shelf.
-    pub fn publish(&self, change: impl FnOnce(&mut Release), keys: &[&NodeKey]) -> Mcid {
+    pub fn publish(&self, change: impl FnOnce(&mut Release)) -> Published {
+        let release = self.release(change);
+        let (bytes, statement) = publish_in(&mut self.repository.lock().unwrap(), &release, &self.key);
+        Published { bundle: self.put(bytes), statement }
+    }
+
+    /// A release whose artifacts are on the shelf.
+    fn release(&self, change: impl FnOnce(&mut Release)) -> Release {
         let ((root, verity_root, salt), size_hint) = (root(2), DATA_BLOCKS);
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let mut uki = crate::uki::tests::with_cmdline(&format!(
@@ -275,15 +298,35 @@ impl World {
             notes: String::new(),
         };
         change(&mut release);
-        let mut signed = SignedRelease::create(release).unwrap();
-        keys.iter().for_each(|k| signed.sign(k).unwrap());
-        self.put(signed.encode())
+        release
     }
 
     fn put(&self, bytes: Vec<u8>) -> Mcid {
         let mcid = Mcid::of_raw(&bytes);
         self.shelf.lock().unwrap().raw.insert(mcid.to_bytes().to_vec(), bytes);
         mcid
+    }
+
+    /// The bundle with a new timestamp that expires in so many seconds.
+    fn signed_anew(&self, expires_in_s: i64) -> Vec<u8> {
+        let mut repository = self.repository.lock().unwrap().clone();
+        let then = now_unix().saturating_add_signed(expires_in_s) - 1;
+        repository.refresh(&self.key, 1, then).unwrap();
+        repository.sign(&self.key, then).unwrap();
+        repository.bundle().unwrap().encode().unwrap()
+    }
+
+    /// A bundle of which every file is signed and which never was one.
+    fn mixed(&self) -> Vec<u8> {
+        let old = self.repository.lock().unwrap().bundle().unwrap();
+        self.publish(|_| {});
+        let new = self.repository.lock().unwrap().bundle().unwrap();
+        Bundle { snapshot: old.snapshot, ..new }.encode().unwrap()
+    }
+
+    fn cut_off(&self) -> Vec<u8> {
+        let bytes = self.repository.lock().unwrap().bundle().unwrap().encode().unwrap();
+        bytes[..bytes.len() / 2].to_vec()
     }
 
     pub async fn next_reboot(&mut self) -> String {
@@ -299,17 +342,17 @@ impl World {
     }
 
     /// The update is installed and the boot loader has started it.
-    pub async fn on_trial(&mut self) -> (Arc<Updater>, Mcid) {
+    pub async fn on_trial(&mut self) -> (Arc<Updater>, Published) {
         let updater = self.boot("macula-000001.efi", vec![]);
         settled(&updater).await;
-        let mcid = self.publish(|_| {}, &[&self.key]);
-        updater.install(mcid, false).await.unwrap();
+        let published = self.publish(|_| {});
+        updater.install(published.bundle, false).await.unwrap();
         assert_eq!(self.next_reboot().await, "trial of 0.2.0");
         assert_eq!(self.entries(), ["macula-000002+3.efi", "macula-000001.efi"]);
         let neighbour = NodeKey::from_seed(&[9; 32]).node_id().to_string();
         assert_eq!(updater.records.trial().unwrap().peers, [neighbour], "the owner is not counted on");
         self.count_down("macula-000002+3.efi", "macula-000002+2-1.efi");
-        (self.boot("macula-000002+2-1.efi", vec![]), mcid)
+        (self.boot("macula-000002+2-1.efi", vec![]), published)
     }
 }
 
@@ -366,7 +409,7 @@ fn has_event(updater: &Updater, kind: &str, part: &str) -> bool {
 async fn an_update_is_installed_tried_committed_and_offered() {
     let _turn = TURN.lock().await;
     let mut world = World::new("ready");
-    let (updater, mcid) = world.on_trial().await;
+    let (updater, published) = world.on_trial().await;
     let (wanted, ..) = root(2);
     let mut written = vec![0; wanted.len()];
     File::open(world.device("inactive-root")).unwrap().read_exact(&mut written).unwrap();
@@ -380,7 +423,10 @@ async fn an_update_is_installed_tried_committed_and_offered() {
     assert_eq!(world.entries(), ["macula-000002.efi", "macula-000001.efi"]);
     assert!(updater.records.trial().is_none() && has_event(&updater, "committed", "0.2.0 in slot B"));
     let status = updater.status().await;
-    assert_eq!((status.release, status.trial, status.slot.as_str()), (mcid.to_string(), None, "B"));
+    assert_eq!(
+        (status.release, status.trial, status.slot.as_str()),
+        (published.statement.to_string(), None, "B")
+    );
     for _ in 0..100 {
         if !world.shelf.lock().unwrap().offered.is_empty() {
             break;
@@ -392,14 +438,14 @@ async fn an_update_is_installed_tried_committed_and_offered() {
     updater.rollback().await.unwrap();
     assert_eq!(world.next_reboot().await, "rollback by order");
     assert_eq!(world.entries(), ["macula-000001.efi", "macula-000002+0-3.efi"]);
-    assert!(updater.records.failed().find(&mcid.to_string()).is_some());
+    assert!(updater.records.failed().find(&published.statement.to_string()).is_some());
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_release_whose_mesh_never_comes_up_is_left_and_not_tried_again() {
     let _turn = TURN.lock().await;
     let mut world = World::new("starting");
-    let (updater, mcid) = world.on_trial().await;
+    let (updater, published) = world.on_trial().await;
     assert!(world.next_reboot().await.contains("mesh (starting)"));
     assert_eq!(world.entries(), ["macula-000001.efi", "macula-000002+0-1.efi"]);
     drop(updater);
@@ -410,9 +456,17 @@ async fn a_release_whose_mesh_never_comes_up_is_left_and_not_tried_again() {
     assert_eq!(status.failed_releases.len(), 1);
     assert!(status.failed_releases[0].reason.contains("mesh"), "{status:?}");
     assert!(status.failed_releases[0].log_tail.iter().any(|l| l.contains("cannot bind")));
-    let refusal = updater.install(mcid, false).await.unwrap_err().to_string();
+    // Signed anew it is still the release that failed.
+    let again = {
+        let mut repository = world.repository.lock().unwrap();
+        repository.refresh(&world.key, 1000, now_unix()).unwrap();
+        repository.sign(&world.key, now_unix()).unwrap();
+        world.put(repository.bundle().unwrap().encode().unwrap())
+    };
+    assert!(again != published.bundle);
+    let refusal = updater.install(again, false).await.unwrap_err().to_string();
     assert!(refusal.contains("failed here before"), "{refusal}");
-    updater.install(mcid, true).await.unwrap();
+    updater.install(again, true).await.unwrap();
     assert_eq!(world.next_reboot().await, "trial of 0.2.0");
     assert_eq!(world.entries(), ["macula-000004+3.efi", "macula-000001.efi"]);
 }
@@ -424,20 +478,18 @@ async fn refusals_say_which_and_write_no_switch() {
     let updater = world.boot("macula-000001.efi", vec![]);
     settled(&updater).await;
     let before = std::fs::read(world.device("esp")).unwrap();
+    let first = world.publish(|r| r.board = "rpi5".into()).bundle;
     let stranger = NodeKey::from_seed(&[66; 32]);
-    let good = {
-        let mcid = world.publish(|_| {}, &[&world.key]);
-        world.shelf.lock().unwrap().raw[&mcid.to_bytes().to_vec()].clone()
-    };
-    let mut flipped = good.clone();
-    *flipped.last_mut().unwrap() ^= 1;
+    let (forged, _) = publish_in(&mut repository_of(&stranger), &world.release(|_| {}), &stranger);
     let cases = [
-        (world.publish(|_| {}, &[&stranger]), "not enough signatures"),
-        (world.put(flipped), "wrong signature"),
-        (world.publish(|r| r.board = "rpi5".into(), &[&world.key]), "wrong board"),
-        (world.publish(|r| r.version = Version::new(0, 0, 9), &[&world.key]), "older version"),
-        (world.publish(|r| r.expires_unix = 2, &[&world.key]), "expired"),
-        (world.put(good[..good.len() / 2].to_vec()), "truncated"),
+        (first, "wrong board: the release is for rpi5"),
+        (world.put(forged), "not enough signatures"),
+        (world.publish(|r| r.version = Version::new(0, 0, 9)).bundle, "older version"),
+        (world.publish(|r| r.expires_unix = 2).bundle, "release expired"),
+        (world.put(world.signed_anew(-5)), "timestamp expired"),
+        (first, "rolled back: timestamp version 1 is offered, version 3 has been seen"),
+        (world.put(world.mixed()), "mixed up: snapshot"),
+        (world.put(world.cut_off()), "truncated"),
         (Mcid::of_raw(b"nobody has this"), "cannot be fetched"),
     ];
     for (mcid, words) in cases {
@@ -456,7 +508,7 @@ async fn an_interrupted_install_goes_on_with_what_it_has() {
     let mut world = World::new("ready");
     let updater = world.boot("macula-000001.efi", vec![]);
     settled(&updater).await;
-    let mcid = world.publish(|_| {}, &[&world.key]);
+    let mcid = world.publish(|_| {}).bundle;
     // The stream ends after the UKI and one chunk of the root; the intent is what a power cut would leave.
     world.shelf.lock().unwrap().chunks_left = 4;
     updater.install(mcid, false).await.unwrap();
@@ -484,7 +536,7 @@ async fn rule_5_power_cuts_around_the_switch_are_finished() {
     let mut world = World::new("ready");
     let updater = world.boot("macula-000001.efi", vec![]);
     settled(&updater).await;
-    let mcid = world.publish(|_| {}, &[&world.key]);
+    let mcid = world.publish(|_| {}).bundle;
     updater.install(mcid, false).await.unwrap();
     world.next_reboot().await;
 
@@ -524,6 +576,44 @@ async fn a_corrupt_committed_slot_is_marked_once_the_fallback_has_proved_itself(
     assert!(has_event(&updater, "corruption", "data block 9 is corrupted"));
 }
 
+/// Keys are replaced without a word in the configuration; other keys in the configuration begin anew.
+#[tokio::test(flavor = "current_thread")]
+async fn trust_follows_the_signers_roots_and_survives_restarts() {
+    let _turn = TURN.lock().await;
+    let mut world = World::new("ready");
+    let updater = world.boot("macula-000001.efi", vec![]);
+    settled(&updater).await;
+    let older = world.publish(|r| r.version = Version::new(0, 0, 9)).bundle;
+    assert!(updater.install(older, false).await.is_err(), "believed, but older");
+    let successor = NodeKey::from_seed(&[2; 32]);
+    {
+        let mut repository = world.repository.lock().unwrap();
+        repository.next_root(&keyring(&[successor.node_id()], 1), now_unix()).unwrap();
+        repository.sign(&world.key, now_unix()).unwrap();
+    }
+    let (bytes, _) = publish_in(
+        &mut world.repository.lock().unwrap(),
+        &world.release(|r| r.board = "rpi5".into()),
+        &successor,
+    );
+    let updater = world.boot("macula-000001.efi", vec![]);
+    settled(&updater).await;
+    let refusal = format!("{:#}", updater.install(world.put(bytes), false).await.unwrap_err());
+    assert!(refusal.contains("wrong board"), "the successor is believed: {refusal}");
+    assert!(has_event(&updater, "root-keys", "from version 1 to 2"));
+    assert_eq!(updater.records.trust().root_version(), Some(2));
+    assert!(updater.clock.floor() + 5 > now_unix(), "what was signed is a floor for the clock");
+
+    // Another owner.
+    world.key = NodeKey::from_seed(&[3; 32]);
+    *world.repository.lock().unwrap() = repository_of(&world.key);
+    let updater = world.boot("macula-000001.efi", vec![]);
+    settled(&updater).await;
+    let other = world.publish(|r| r.version = Version::new(0, 0, 9)).bundle;
+    assert!(format!("{:#}", updater.install(other, false).await.unwrap_err()).contains("older version"));
+    assert!(has_event(&updater, "trust-reset", "other release keys"));
+}
+
 fn check(name: &str, what: CheckWhat) -> Check {
     Check { name: name.into(), what, timeout_s: 1 }
 }
@@ -547,10 +637,10 @@ async fn a_trial_whose_check_fails_is_left_with_the_checks_own_words() {
     let mut world = World::new("ready");
     world.time_left_s = 3;
     world.checks = vec![check("web", CheckWhat::Http("http://127.0.0.1/503".into()))];
-    let (updater, mcid) = world.on_trial().await;
+    let (updater, published) = world.on_trial().await;
     let reason = world.next_reboot().await;
     assert!(reason.contains("check web did not pass") && reason.contains("not well"), "{reason}");
-    assert!(updater.records.failed().find(&mcid.to_string()).is_some());
+    assert!(updater.records.failed().find(&published.statement.to_string()).is_some());
     assert!(has_event(&updater, "rolled-back", "check web"));
 }
 

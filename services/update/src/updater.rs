@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use os_bootloader::{Bootloader, DeviceFile, Uefi};
 use os_content_id::Mcid;
-use os_release::{Expected, ReleaseError, SignedRelease};
+use os_release::{Bundle, Release, ReleaseError};
 use os_slots::{Entry, FailedRelease};
 use services_api::bus;
 use services_api::report::{FailedReport, InstallReport, OsReport, TrialReport};
 use tokio::sync::{OnceCell, watch};
 
 use crate::assemble::Progress;
+use crate::clock::Clock;
 use crate::configuration;
-use crate::install::{Install, Monitor};
+use crate::install::{Accepted, Install, Monitor};
 use crate::links::{ContentSource, Links, reboot};
 use crate::node::{Node, now_unix, uptime_ms};
-use crate::records::{Intent, Records};
+use crate::records::Records;
 
 /// How often an install asks who delivered what.
 const ASK_FROM_EVERY: Duration = Duration::from_secs(1);
@@ -61,6 +62,7 @@ pub struct Updater {
     pub node: Node,
     pub records: Records,
     pub links: Links,
+    pub clock: Clock,
     standing: Mutex<Standing>,
     installing: Mutex<Option<InstallReport>>,
     finished: watch::Sender<Finished>,
@@ -84,6 +86,7 @@ impl Updater {
             node.version = newest_version(&node, &records);
         }
         Ok(Self {
+            clock: Clock::open(&node.state_dir),
             node,
             records,
             links,
@@ -230,45 +233,17 @@ impl Updater {
         }
     }
 
-    async fn accept(&self, mcid: Mcid, again: bool) -> Result<SignedRelease> {
-        self.show_phase(&mcid, "release");
-        if let Some(failed) = self.records.failed().find(&mcid.to_string()).filter(|_| !again) {
-            bail!("it failed here before ({}); order it again to try once more", failed.reason);
-        }
-        let content = self.links.content().await?;
-        let bytes = content.get(&mcid.to_bytes()).await.context("the release cannot be fetched")?;
-        if Mcid::of_raw(&bytes) != mcid {
-            bail!("the content service delivered something else");
-        }
-        let release = SignedRelease::decode(&bytes)?;
-        let config = self.node.config();
-        let update = &config.update;
-        if update.release_keys.is_empty() {
-            bail!("config.toml names no update.release_keys, so no release can be trusted");
-        }
-        release.verify(&Expected {
-            keys: &update.release_keys,
-            threshold: update.threshold,
-            board: &self.node.boot.board,
-            running: &self.node.version,
-            reinstall: self.node.boot.rescue.is_some(),
-            now_unix: now_unix(),
-        })?;
-        self.records.set_intent(&Intent { release: mcid.to_string(), again })?;
-        Ok(release)
-    }
-
-    fn show_phase(&self, mcid: &Mcid, phase: &str) {
+    pub(crate) fn show_phase(&self, mcid: &Mcid, phase: &str) {
         let mut installing = lock(&self.installing);
         let report = installing.get_or_insert_with(InstallReport::default);
         (report.release, report.phase) = (mcid.to_string(), phase.into());
     }
 
-    fn start(self: &Arc<Self>, release: SignedRelease) {
+    fn start(self: &Arc<Self>, release: Accepted) {
         let (updater, runtime) = (self.clone(), tokio::runtime::Handle::current());
-        let name = release.release().version.to_string();
+        let name = release.named.release.version.to_string();
         if let Some(report) = lock(&self.installing).as_mut() {
-            report.version = name.clone();
+            (report.version, report.release) = (name.clone(), release.named.mcid.to_string());
         }
         let work = move || {
             let result = updater.run_install(&release, &runtime);
@@ -279,14 +254,14 @@ impl Updater {
         }
     }
 
-    fn run_install(&self, release: &SignedRelease, runtime: &tokio::runtime::Handle) -> Result<Entry> {
+    fn run_install(&self, accepted: &Accepted, runtime: &tokio::runtime::Handle) -> Result<Entry> {
         let source = ContentSource { links: &self.links, runtime: runtime.clone() };
         let peers = || runtime.block_on(self.connected_peers());
-        let contents: Vec<_> = release.release().artifacts.iter().map(|a| a.mcid).collect();
+        let contents: Vec<_> = accepted.named.release.artifacts.iter().map(|a| a.mcid).collect();
         let mut monitor =
             Shown { updater: self, source: &source, contents: contents.clone(), asked: Instant::now() };
         let install =
-            Install { node: &self.node, records: &self.records, release, source: &source, peers: &peers };
+            Install { node: &self.node, records: &self.records, accepted, source: &source, peers: &peers };
         let result = install.run(&mut monitor);
         for (provider, why) in source.dropped(&contents) {
             self.records.event("provider-dropped", format!("{provider}: {why}"));
@@ -295,7 +270,7 @@ impl Updater {
     }
 
     /// Without the owner: a person who watches the update now need not be there when the gate looks for peers.
-    async fn connected_peers(&self) -> Vec<String> {
+    pub(crate) async fn connected_peers(&self) -> Vec<String> {
         let peers = self.links.peers().await.unwrap_or_else(|e| {
             tracing::warn!("mesh does not say who its peers are: {e:#}");
             Vec::new()
@@ -390,11 +365,14 @@ impl Updater {
         done
     }
 
-    /// A release by its name, to be looked at: nothing is verified.
-    pub async fn look_at(&self, mcid: &Mcid) -> Result<SignedRelease> {
+    /// The newest release for this board in a metadata bundle, to be looked at: nothing is verified.
+    pub async fn look_at(&self, mcid: &Mcid) -> Result<Release> {
         let content = self.links.content().await?;
         let bytes = content.get(&mcid.to_bytes()).await.context("the release cannot be fetched")?;
-        Ok(SignedRelease::decode(&bytes)?)
+        let statements = Bundle::decode(&bytes)?.statements;
+        let releases = statements.iter().filter_map(|bytes| Release::decode(bytes).ok());
+        let own = releases.filter(|r| r.board == self.node.boot.board);
+        own.max_by(|a, b| a.version.cmp(&b.version)).context("no release in it is for this board")
     }
 }
 

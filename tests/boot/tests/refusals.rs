@@ -25,30 +25,48 @@ fn bad_releases_are_refused_and_lying_providers_dropped() -> Result<()> {
 fn refusals(bench: &Bench, node: &Node) -> Result<()> {
     let entries = node.status()?["entries"].clone();
     let dir = bench.lab.dir();
-    let good = bench.releases.second.signed(&bench.lab.owner, dir)?;
+    let owner = |arguments: &[&str]| bench.lab.owner.run(arguments);
+    let releases = text(&dir.join("releases"))?.to_string();
 
     let stranger = dir.join("stranger.key");
     std::fs::write(&stranger, format!("{}\n", "42".repeat(32)))?;
     std::fs::set_permissions(&stranger, std::fs::Permissions::from_mode(0o600))?;
-    let forged = create(bench, "forged", |_| {})?;
-    bench.lab.owner.run_as(&stranger, &["release", "sign", text(&forged)?])?;
-
-    let board = create(bench, "board", |a| a["board"] = json!("raspberrypi-4"))?;
-    let older = create(bench, "older", |a| a["version"] = json!("0.0.9"))?;
-    for file in [&board, &older] {
-        bench.lab.owner.run(&["release", "sign", text(file)?])?;
+    let strange = text(&dir.join("strange"))?.to_string();
+    let second = text(&bench.releases.second.artifacts)?;
+    for verb in [&["create", "--artifacts", second][..], &["sign"]] {
+        bench.lab.owner.run_as(&stranger, &[&["release", "--repo", &strange], verb].concat())?;
     }
-    let bytes = std::fs::read(&good)?;
+    let forged = pack(bench, &strange, "forged")?;
+
+    // The owner's own releases, one after another, so that each is newer than the last.
+    create(bench, "board", |a| a["board"] = json!("raspberrypi-4"))?;
+    let board = pack(bench, &releases, "board")?;
+    owner(&["release", "withdraw", &bench.releases.second.version, "--repo", &releases])?;
+    create(bench, "older", |a| a["version"] = json!("0.0.9"))?;
+    let older = pack(bench, &releases, "older")?;
+    bench.releases.second.signed(&bench.lab.owner, dir)?;
+    owner(&["release", "refresh", "--lifetime", "1s", "--repo", &releases])?;
+    let frozen = pack(bench, &releases, "frozen")?;
+    owner(&["release", "refresh", "--repo", &releases])?;
+    let bytes = std::fs::read(pack(bench, &releases, "good")?)?;
     let truncated = dir.join("truncated.cbor");
     std::fs::write(&truncated, &bytes[..bytes.len() / 2])?;
 
-    for (file, word) in [(&forged, "sign"), (&board, "board"), (&older, "older"), (&truncated, "truncated")] {
+    let cases = [
+        (&forged, "not enough signatures"),
+        (&board, "wrong board"),
+        (&older, "older version"),
+        (&frozen, "timestamp expired"),
+        (&board, "rolled back"),
+        (&truncated, "truncated"),
+    ];
+    for (file, words) in cases {
         let mcid = put(node, file)?;
         let refusal = match node.ctl(&["update", "--release", &mcid]) {
             Err(e) => format!("{e:#}"),
             Ok(answer) => anyhow::bail!("{} was taken: {answer}", file.display()),
         };
-        ensure!(refusal.to_lowercase().contains(word), "{}: {refusal}", file.display());
+        ensure!(refusal.contains(words), "{}: {refusal}", file.display());
         say(&format!("refused: {}", refusal.lines().last().unwrap_or("").trim()));
     }
     let status = node.status()?;
@@ -81,8 +99,8 @@ fn liar(bench: &Bench, a: &Node, b: &Node) -> Result<()> {
     Ok(())
 }
 
-/// `release create` from changed `artifacts.json`, unsigned.
-fn create(bench: &Bench, name: &str, change: impl FnOnce(&mut Value)) -> Result<PathBuf> {
+/// `release create` and `sign` from changed `artifacts.json`.
+fn create(bench: &Bench, name: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
     let second = &bench.releases.second;
     let dir = bench.lab.dir().join(name);
     std::fs::create_dir_all(&dir)?;
@@ -93,8 +111,16 @@ fn create(bench: &Bench, name: &str, change: impl FnOnce(&mut Value)) -> Result<
     for file in ["root.img", "uki.efi"] {
         std::os::unix::fs::symlink(second.artifacts.join(file), dir.join(file))?;
     }
+    let folder = bench.lab.dir().join("releases");
+    bench.lab.owner.run(&["release", "create", "--artifacts", text(&dir)?, "--repo", text(&folder)?])?;
+    bench.lab.owner.run(&["release", "sign", "--repo", text(&folder)?])?;
+    Ok(())
+}
+
+/// The metadata bundle as nodes get it.
+fn pack(bench: &Bench, repository: &str, name: &str) -> Result<PathBuf> {
     let out = bench.lab.dir().join(format!("{name}.cbor"));
-    bench.lab.owner.run(&["release", "create", "--artifacts", text(&dir)?, "--out", text(&out)?])?;
+    bench.lab.owner.run(&["release", "pack", "--repo", repository, "--out", text(&out)?])?;
     Ok(out)
 }
 

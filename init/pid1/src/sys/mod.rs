@@ -1,6 +1,7 @@
 //! Raw kernel interfaces, one file each: argument layouts and numbers, no decisions.
 
 pub mod block;
+pub mod clock;
 pub mod dm;
 pub mod files;
 pub mod module;

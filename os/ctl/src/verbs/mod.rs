@@ -11,6 +11,8 @@ mod network;
 mod publish;
 mod rauc;
 mod release;
+mod root_keys;
+mod standing;
 mod status;
 mod units;
 mod update;

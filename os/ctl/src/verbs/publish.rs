@@ -1,71 +1,99 @@
-//! `release publish`: artifacts, then the signed release, then the channel's head.
+//! `release publish`: artifacts, then the metadata bundle, then the channel's head.
 //!
 //! In this order a channel never points at something that the node does not have. A crash in between leaves content that a second
 //! run finds and does not send again.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 use dht_proto::Record;
 use os_content_id::Mcid;
-use os_release::SignedRelease;
+use os_release::author::Repository;
+use os_release::{Anchor, Bundle, Named, Release, Trust};
+use os_tuf::Role;
 
-use super::{Session, release};
+use super::Session;
+use super::release::now_unix;
 use crate::artifacts::{ArtifactFile, Artifacts, mcid_of_file};
-use crate::channel;
 use crate::cli::ReleasePublish;
 use crate::connect::Remote;
-use crate::key_file;
 use crate::node::Node;
 use crate::output::{Output, bytes};
-use crate::transfer;
+use crate::{channel, key_file, repository, transfer};
 
-pub async fn publish(s: &Session, args: &ReleasePublish) -> Result<()> {
-    let signed = release::load(&args.file)?;
-    check_signatures(&signed)?;
+/// A timestamp with less time left makes for a hint.
+const SOON_S: u64 = 7 * 86_400;
+
+pub async fn publish(s: &Session, dir: &Path, args: &ReleasePublish) -> Result<()> {
+    let repository = repository::load(dir)?;
+    let bundle = repository.bundle().context("not ready to be published (`maculactl release show`)")?;
+    let releases = believed(&repository, &bundle)?;
+    let metadata = bundle.encode()?;
+    let mcid = Mcid::of_raw(&metadata);
     let publisher = match &args.publisher_key {
         Some(file) => key_file::load(file)?,
         None => s.key()?,
     };
-    let artifacts = Artifacts::load(&args.artifacts)?;
-    let files = matching(&s.out, &signed, &artifacts)?;
-    let mcid = signed.mcid();
+    let artifacts = args.artifacts.iter().map(|dir| Artifacts::load(dir)).collect::<Result<Vec<_>>>()?;
+    let mut files = Vec::new();
+    for artifacts in &artifacts {
+        files.extend(matching(&s.out, release_of(&releases, artifacts)?, artifacts)?);
+    }
     // Made before anything is sent: a bad channel name should not cost an upload.
-    let record = channel::head(&publisher, &args.channel, &signed, services_api::daemon::now_ms())?;
+    let record = channel::head(&publisher, &args.channel, &mcid, &releases, services_api::daemon::now_ms())?;
 
     let (sent, taken) = s
         .ask(async |node| {
-            let sent = upload(&s.out, node.remote()?, &files, &signed).await?;
+            let sent = upload(&s.out, node.remote()?, &files, &metadata, &args.channel).await?;
             Ok((sent, announce(node, &record).await?))
         })
         .await?;
     if taken == 0 {
         eprintln!("note: no other node took the channel's head yet; publish again when the node has peers");
     }
+    hint_at_expiry(&repository)?;
+    let versions: Vec<String> =
+        releases.iter().map(|n| format!("{} {}", n.release.board, n.release.version)).collect();
     let json = serde_json::json!({
-        "release": mcid.to_string(),
-        "version": signed.release().version.to_string(),
+        "metadata": mcid.to_string(),
+        "releases": versions,
         "channel": args.channel,
         "publisher": publisher.node_id().to_string(),
         "uploaded_bytes": sent,
         "stored_by": taken,
     });
     s.out.show(&json, |_| {
-        let version = &signed.release().version;
-        let by = publisher.node_id();
-        let sent = bytes(sent);
-        format!(
-            "{version} is the head of channel `{}` of {by} for 48 h ({sent} sent)\n{mcid}\n",
-            args.channel
-        )
+        let (by, sent, versions) = (publisher.node_id(), bytes(sent), versions.join(", "));
+        let channel = &args.channel;
+        format!("{versions}: the head of channel `{channel}` of {by} for 48 h ({sent} sent)\n{mcid}\n")
     })
 }
 
-fn check_signatures(signed: &SignedRelease) -> Result<()> {
-    let signatures = release::signatures(signed);
-    if let Some((signer, _)) = signatures.iter().find(|(_, holds)| !holds) {
-        bail!("wrong signature: the one by {signer} is not over this release; sign it again");
-    }
-    if signatures.is_empty() {
-        bail!("nobody signed this release: run `maculactl release sign` first");
+/// What a node would believe that comes new to these releases; what it would refuse is not sent around.
+fn believed(repository: &Repository, bundle: &Bundle) -> Result<Vec<Named>> {
+    let first = Repository { roots: repository.roots[..1].to_vec(), ..Repository::default() };
+    let (keys, threshold) = first.keyring()?.remove(&Role::Root).context("a root without root keys")?;
+    let anchor = Anchor::new(&keys, threshold as usize);
+    let accepted = Trust::default().accept(&anchor, bundle, now_unix());
+    accepted.context(
+        "nodes would refuse this; `release refresh` or `release root rotate` renews what has expired",
+    )
+}
+
+fn release_of<'a>(releases: &'a [Named], artifacts: &Artifacts) -> Result<&'a Release> {
+    let is_of = |r: &Release| r.board == artifacts.board && r.version == artifacts.version;
+    let found = releases.iter().map(|n| &n.release).find(|r| is_of(r));
+    found.with_context(|| {
+        format!("there is no release of {} {}: create it first", artifacts.board, artifacts.version)
+    })
+}
+
+fn hint_at_expiry(repository: &Repository) -> Result<()> {
+    let now = now_unix();
+    for role in repository.standings()?.iter().filter(|r| r.expires_unix < now + SOON_S) {
+        let renews = if role.role == Role::Root { "release root rotate" } else { "release refresh" };
+        let hours = role.expires_unix.saturating_sub(now) / 3600;
+        eprintln!("note: {} expires in {hours} h; `maculactl {renews}` renews it", role.role);
     }
     Ok(())
 }
@@ -73,10 +101,9 @@ fn check_signatures(signed: &SignedRelease) -> Result<()> {
 /// The file of each artifact, with its MCID as the release has it.
 fn matching<'a>(
     out: &Output,
-    signed: &SignedRelease,
+    r: &Release,
     artifacts: &'a Artifacts,
 ) -> Result<Vec<(&'a ArtifactFile, Mcid)>> {
-    let r = signed.release();
     let mut found = Vec::new();
     for artifact in &r.artifacts {
         let word = artifact.role.word();
@@ -103,7 +130,8 @@ async fn upload(
     out: &Output,
     remote: &Remote,
     files: &[(&ArtifactFile, Mcid)],
-    signed: &SignedRelease,
+    metadata: &[u8],
+    channel: &str,
 ) -> Result<u64> {
     let mut sent = 0;
     for (file, mcid) in files {
@@ -116,12 +144,10 @@ async fn upload(
         same(stored?, *mcid, &file.name)?;
         sent += file.size;
     }
-    // Small: sent always, which also announces it anew.
-    let (block, r) = (signed.encode(), signed.release());
-    // A name of its own: the node keeps the newest content of each name.
-    let name = format!("{}-{}-release.cbor", r.board, r.version);
-    same(transfer::put_block(remote, &block, &name).await?, signed.mcid(), "the release")?;
-    Ok(sent + block.len() as u64)
+    // Small: sent always, which also announces it anew. A name of its own: the node keeps the newest content of each.
+    let name = format!("{channel}-releases.cbor");
+    same(transfer::put_block(remote, metadata, &name).await?, Mcid::of_raw(metadata), "the metadata")?;
+    Ok(sent + metadata.len() as u64)
 }
 
 fn same(stored: Mcid, meant: Mcid, what: &str) -> Result<()> {
@@ -139,38 +165,25 @@ async fn announce(node: &Node, record: &Record) -> Result<u32> {
 mod tests {
     use super::*;
     use crate::artifacts::tests::sample;
+    use crate::repository::tests::{release, signed};
     use os_identity::NodeKey;
-    use os_release::{Artifact, Release, Version};
+    use os_release::Artifact;
 
-    fn release_of(artifacts: &Artifacts) -> SignedRelease {
+    #[test]
+    fn other_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        sample(dir.path());
+        let artifacts = Artifacts::load(dir.path()).unwrap();
         let artifact = |f: &ArtifactFile| {
             let (mcid, size) = mcid_of_file(&f.path, &f.name, |_| ()).unwrap();
             Artifact { role: f.role, mcid, size, verity_root: f.verity_root }
         };
-        SignedRelease::create(Release {
-            board: artifacts.board.clone(),
-            version: artifacts.version.clone(),
-            min_version: Version::new(0, 0, 0),
-            artifacts: artifacts.files.iter().map(artifact).collect(),
-            created_unix: 1_000,
-            expires_unix: 2_000,
-            notes: String::new(),
-        })
-        .unwrap()
-    }
-
-    #[test]
-    fn unsigned_releases_and_other_files_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        sample(dir.path());
-        let artifacts = Artifacts::load(dir.path()).unwrap();
-        let mut signed = release_of(&artifacts);
-        assert!(check_signatures(&signed).unwrap_err().to_string().contains("release sign"));
-        signed.sign(&NodeKey::from_seed(&[1; 32])).unwrap();
-        check_signatures(&signed).unwrap();
-        assert_eq!(matching(&Output::new(true), &signed, &artifacts).unwrap().len(), 2);
+        let described = Release { artifacts: artifacts.files.iter().map(artifact).collect(), ..release(2) };
+        assert_eq!(matching(&Output::new(true), &described, &artifacts).unwrap().len(), 2);
         std::fs::write(dir.path().join("uki.efi"), b"MX").unwrap();
-        let error = matching(&Output::new(true), &signed, &artifacts).unwrap_err().to_string();
+        let error = matching(&Output::new(true), &described, &artifacts).unwrap_err().to_string();
         assert!(error.contains("is not the uki of this release"), "{error}");
+        let releases = signed(&NodeKey::from_seed(&[1; 32]), 1).releases().unwrap();
+        assert!(release_of(&releases, &artifacts).unwrap_err().to_string().contains("create it first"));
     }
 }

@@ -74,6 +74,8 @@ async fn pipe(node: &Node, client: &mut UnixStream) -> Result<()> {
     let mut stream = tokio::io::join(recv, send);
     match tokio::io::copy_bidirectional(client, &mut stream).await {
         Ok(_) => Ok(()),
+        // The client left in the middle of a message: its own affair.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         Err(e) => Err(remote.explain(protocol::RAUC, e.into()).await),
     }
 }

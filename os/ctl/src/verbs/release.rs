@@ -1,37 +1,100 @@
-//! `release`: create, sign, show. Publishing is in `publish`.
-
-use std::fs;
-use std::path::Path;
+//! `release`: create, sign, refresh, withdraw, pack, show. The roots' keys are in `root_keys`, publishing in `publish`.
 
 use anyhow::{Context, Result, bail};
-use os_identity::NodeId;
-use os_release::{Artifact, Expected, Release, ReleaseError, SIGNED_MAX, SignedRelease, Version};
+use os_content_id::Mcid;
+use os_release::author::{Repository, keyring};
+use os_release::{Artifact, Named, Release, Version, target_path};
+use services_api::daemon::now_ms;
 
-use super::{Session, publish};
+use super::{Session, publish, root_keys, standing};
 use crate::artifacts::{Artifacts, mcid_of_file};
 use crate::cli::{self, ReleaseCreate};
-use crate::output::{Color, Output, Palette, bytes, clean, timestamp};
-use crate::whole_file;
+use crate::output::Output;
+use crate::{repository, whole_file};
 
-pub async fn release(s: &Session, verb: cli::Release) -> Result<()> {
-    match verb {
-        cli::Release::Create(args) => create(s, &args),
-        cli::Release::Sign { file } => sign(s, &file),
-        cli::Release::Show { file } => show(s, &load(&file)?),
-        cli::Release::Publish(args) => publish::publish(s, &args).await,
+pub async fn release(s: &Session, args: cli::ReleaseArgs) -> Result<()> {
+    let dir = args.repo.as_path();
+    match args.verb {
+        cli::Release::Create(args) => create(s, dir, &args),
+        cli::Release::Sign => sign(s, dir),
+        cli::Release::Show => standing::show(s, &repository::load(dir)?),
+        cli::Release::Refresh { lifetime_s } => refresh(s, dir, lifetime_s),
+        cli::Release::Withdraw { version, board } => withdraw(s, dir, &version, board.as_deref()),
+        cli::Release::Pack { out } => pack(s, dir, &out),
+        cli::Release::Publish(args) => publish::publish(s, dir, &args).await,
+        cli::Release::Root(verb) => root_keys::root(s, dir, &verb),
     }
 }
 
-fn create(s: &Session, args: &ReleaseCreate) -> Result<()> {
-    let now = services_api::daemon::now_ms() / 1000;
+pub fn now_unix() -> u64 {
+    now_ms() / 1000
+}
+
+fn create(s: &Session, dir: &std::path::Path, args: &ReleaseCreate) -> Result<()> {
+    let now = now_unix();
+    let mut repository = if repository::exists(dir) { repository::load(dir)? } else { begin(s, dir, now)? };
     let release = describe(&s.out, args, now)?;
-    let signed = SignedRelease::create(release).context("these artifacts make no release")?;
-    whole_file::write(&args.out, &signed.encode())?;
-    show(s, &signed)?;
+    repository.add(&release, now).context("these artifacts make no release")?;
+    repository::save(dir, &repository)?;
+    standing::show(s, &repository)
+}
+
+/// One person's: the same key for every role.
+fn begin(s: &Session, dir: &std::path::Path, now: u64) -> Result<Repository> {
+    let id = s.key().context("the first release needs to know who will sign")?.node_id();
     if !s.out.json {
-        eprintln!("next: maculactl release sign {}", args.out.display());
+        eprintln!(
+            "{}: new; you alone ({}) sign its releases. For more keys than one: maculactl help release root",
+            dir.display(),
+            id.short()
+        );
     }
-    Ok(())
+    Ok(Repository::begin(&keyring(&[id], 1), now)?)
+}
+
+fn sign(s: &Session, dir: &std::path::Path) -> Result<()> {
+    let key = s.key()?;
+    let mut repository = repository::load(dir)?;
+    let signed = repository.sign(&key, now_unix())?;
+    repository::save(dir, &repository)?;
+    if !s.out.json {
+        let roles: Vec<&str> = signed.iter().map(|role| role.word()).collect();
+        match roles.as_slice() {
+            [] => eprintln!("nothing here waits for a signature by {}", key.node_id()),
+            roles => eprintln!("signed {}", roles.join(", ")),
+        }
+    }
+    standing::show(s, &repository)
+}
+
+fn refresh(s: &Session, dir: &std::path::Path, lifetime_s: u64) -> Result<()> {
+    let (key, now) = (s.key()?, now_unix());
+    let mut repository = repository::load(dir)?;
+    repository.refresh(&key, lifetime_s, now)?;
+    repository.sign(&key, now)?;
+    repository::save(dir, &repository)?;
+    standing::show(s, &repository)
+}
+
+fn withdraw(s: &Session, dir: &std::path::Path, version: &Version, board: Option<&str>) -> Result<()> {
+    let mut repository = repository::load(dir)?;
+    let meant = |n: &Named| n.release.version == *version && board.is_none_or(|b| b == n.release.board);
+    let paths: Vec<String> =
+        repository.releases()?.iter().filter(|n| meant(n)).map(|n| target_path(&n.release)).collect();
+    match paths.as_slice() {
+        [] => bail!("{} holds no release {version}", dir.display()),
+        [path] => repository.withdraw(path, now_unix())?,
+        several => bail!("which one? --board says: {}", several.join(", ")),
+    }
+    repository::save(dir, &repository)?;
+    standing::show(s, &repository)
+}
+
+fn pack(s: &Session, dir: &std::path::Path, out: &std::path::Path) -> Result<()> {
+    let bytes = repository::load(dir)?.bundle()?.encode()?;
+    whole_file::write(out, &bytes)?;
+    let mcid = Mcid::of_raw(&bytes).to_string();
+    s.out.show(&serde_json::json!({ "metadata": mcid, "bytes": bytes.len() }), |_| format!("{mcid}\n"))
 }
 
 fn describe(out: &Output, args: &ReleaseCreate, now_unix: u64) -> Result<Release> {
@@ -61,168 +124,40 @@ fn describe(out: &Output, args: &ReleaseCreate, now_unix: u64) -> Result<Release
     })
 }
 
-fn sign(s: &Session, file: &Path) -> Result<()> {
-    let key = s.key()?;
-    let mut signed = load(file)?;
-    signed.sign(&key)?;
-    whole_file::write(file, &signed.encode())?;
-    show(s, &signed)
-}
-
-/// Reads a release file; a damaged one is named with what is wrong with it.
-pub fn load(file: &Path) -> Result<SignedRelease> {
-    let shown = file.display();
-    let size = fs::metadata(file).with_context(|| format!("cannot read {shown}"))?.len();
-    if size > SIGNED_MAX as u64 {
-        bail!("{shown} is {size} bytes, a release is at most {SIGNED_MAX}");
-    }
-    let bytes = fs::read(file).with_context(|| format!("cannot read {shown}"))?;
-    SignedRelease::decode(&bytes).with_context(|| shown.to_string())
-}
-
-/// Each signer, and whether the signature holds.
-pub fn signatures(signed: &SignedRelease) -> Vec<(NodeId, bool)> {
-    let r = signed.release();
-    let holds = |signer: &NodeId| {
-        let keys = [*signer];
-        let expected = Expected {
-            keys: &keys,
-            threshold: 1,
-            board: &r.board,
-            running: &r.version,
-            reinstall: true,
-            now_unix: 0,
-        };
-        !matches!(
-            signed.verify(&expected),
-            Err(ReleaseError::WrongSignature(_) | ReleaseError::NotEnoughSignatures { .. })
-        )
-    };
-    signed.signers().map(|signer| (*signer, holds(signer))).collect()
-}
-
-fn show(s: &Session, signed: &SignedRelease) -> Result<()> {
-    s.out.show(&json(signed), |palette| render(signed, palette))
-}
-
-fn json(signed: &SignedRelease) -> serde_json::Value {
-    let r = signed.release();
-    let artifact = |a: &Artifact| {
-        serde_json::json!({
-            "role": a.role.word(),
-            "mcid": a.mcid.to_string(),
-            "size": a.size,
-            "verity_root": a.verity_root.map(|h| data_encoding::HEXLOWER.encode(&h)),
-        })
-    };
-    let signature =
-        |(signer, holds): (NodeId, bool)| serde_json::json!({ "signer": signer.to_string(), "valid": holds });
-    serde_json::json!({
-        "mcid": signed.mcid().to_string(),
-        "board": r.board,
-        "version": r.version.to_string(),
-        "min_version": r.min_version.to_string(),
-        "created_unix": r.created_unix,
-        "expires_unix": r.expires_unix,
-        "notes": r.notes,
-        "artifacts": r.artifacts.iter().map(artifact).collect::<Vec<_>>(),
-        "signatures": signatures(signed).into_iter().map(signature).collect::<Vec<_>>(),
-    })
-}
-
-fn render(signed: &SignedRelease, palette: Palette) -> String {
-    let r = signed.release();
-    let head = |text: &str| palette.paint(Color::Bold, &format!("{text:10}"));
-    let mut text = format!(
-        "{} {}\n{} {}, replaces {} or newer\n{} {}\n{} {} to {} (UTC)\n",
-        head("release"),
-        signed.mcid(),
-        head("version"),
-        r.version,
-        r.min_version,
-        head("board"),
-        clean(&r.board),
-        head("valid"),
-        timestamp(r.created_unix),
-        timestamp(r.expires_unix),
-    );
-    for a in &r.artifacts {
-        text += &format!("{} {}, {}\n", head(a.role.word()), a.mcid, bytes(a.size));
-    }
-    match signatures(signed).as_slice() {
-        [] => text += &format!("{} {}\n", head("signed by"), palette.paint(Color::Yellow, "nobody yet")),
-        signatures => {
-            for (signer, holds) in signatures {
-                let verdict = if *holds { "" } else { "  WRONG SIGNATURE" };
-                text += &format!("{} {signer}{}\n", head("signed by"), palette.paint(Color::Red, verdict));
-            }
-        }
-    }
-    text + &r.notes.lines().map(|l| format!("{} {}\n", head("notes"), clean(l))).collect::<String>()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::artifacts::tests::sample;
-    use os_identity::NodeKey;
     use os_release::Role;
-    use std::path::PathBuf;
+    use std::path::Path;
 
     fn args(dir: &Path, min_version: Option<&str>) -> ReleaseCreate {
         ReleaseCreate {
             artifacts: dir.to_path_buf(),
-            out: PathBuf::new(),
             min_version: min_version.map(Into::into),
             expires_days: 30,
-            notes: "first\x1b[2J light".into(),
+            notes: "first".into(),
         }
     }
 
     #[test]
-    fn a_release_is_made_signed_twice_and_read_back() {
+    fn artifacts_become_a_statement() {
         let dir = tempfile::tempdir().unwrap();
         sample(dir.path());
         let release = describe(&Output::new(true), &args(dir.path(), Some("0.1.0")), 1_000).unwrap();
         assert_eq!((release.board.as_str(), release.expires_unix), ("x86-generic", 1_000 + 30 * 86_400));
         let root = release.artifact(Role::Root).unwrap();
         assert_eq!((root.size, root.verity_root), (300_000, Some([0xab; 32])));
-        let mut signed = SignedRelease::create(release).unwrap();
-        let file = dir.path().join("release.cbor");
-        for n in [1, 2] {
-            signed.sign(&NodeKey::from_seed(&[n; 32])).unwrap();
-            whole_file::write(&file, &signed.encode()).unwrap();
-        }
-        let read = load(&file).unwrap();
-        assert_eq!(read, signed);
-        assert!(signatures(&read).len() == 2 && signatures(&read).iter().all(|(_, holds)| *holds));
-        let text = render(&read, Palette::default());
-        assert!(text.contains("0.2.0, replaces 0.1.0 or newer") && !text.contains('\x1b'), "{text}");
+        release.check().unwrap();
     }
 
     #[test]
-    fn bad_versions_and_damaged_files_are_refused() {
+    fn bad_versions_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         sample(dir.path());
-        let out = Output::new(true);
         for (min, word) in [("9.0.0", "newer than the release"), ("one", "--min-version one")] {
-            let error = describe(&out, &args(dir.path(), Some(min)), 1_000).unwrap_err();
+            let error = describe(&Output::new(true), &args(dir.path(), Some(min)), 1_000).unwrap_err();
             assert!(format!("{error:#}").contains(word), "{error:#}");
         }
-        let mut signed =
-            SignedRelease::create(describe(&out, &args(dir.path(), None), 1_000).unwrap()).unwrap();
-        signed.sign(&NodeKey::from_seed(&[1; 32])).unwrap();
-        let file = dir.path().join("release.cbor");
-        let good = signed.encode();
-        fs::write(&file, &good[..good.len() / 2]).unwrap();
-        assert!(format!("{:#}", load(&file).unwrap_err()).contains("truncated"));
-        let mut flipped = good.clone();
-        *flipped.last_mut().unwrap() ^= 1;
-        fs::write(&file, &flipped).unwrap();
-        let read = load(&file).unwrap();
-        assert_eq!(signatures(&read).iter().map(|(_, holds)| *holds).collect::<Vec<_>>(), [false]);
-        assert!(render(&read, Palette::default()).contains("WRONG SIGNATURE"));
-        fs::write(&file, vec![0; SIGNED_MAX + 1]).unwrap();
-        assert!(format!("{:#}", load(&file).unwrap_err()).contains("at most"));
     }
 }

@@ -94,7 +94,8 @@ fn publisher() -> NodeKey {
 }
 
 fn channel_head(seq: u64) -> Record {
-    let head = ChannelHead { name: "stable".into(), release: [1; 34], version: format!("1.0.{seq}"), seq };
+    let (name, version) = ("stable".into(), format!("1.0.{seq}"));
+    let head = ChannelHead { name, metadata: [1; 34], version, seq, boards: Vec::new() };
     let draft = head.draft(&publisher().node_id()).unwrap();
     let statement = draft.statement(publisher().node_id(), seq, daemon::now_ms(), 3_600_000);
     let signature = publisher().sign(domain::DHT_RECORD, &statement.signing_bytes());

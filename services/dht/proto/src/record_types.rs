@@ -25,6 +25,8 @@ pub const CHANNEL_HEAD: u8 = 0x20;
 pub const MCID_LEN: usize = 34;
 /// Bytes of a channel's name and of a version text.
 pub const MAX_NAME_LEN: usize = 64;
+/// Boards of one channel.
+pub const MAX_BOARDS: usize = 16;
 const MAX_FIELDS: usize = 16;
 
 /// Why a payload does not say what its record type says.
@@ -46,10 +48,21 @@ pub struct Provider {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelHead {
     pub name: String,
-    /// MCID of the signed release statement.
-    pub release: [u8; MCID_LEN],
+    /// MCID of the metadata bundle, which proves what the rest of this record only says.
+    pub metadata: [u8; MCID_LEN],
+    /// The newest version of any board.
     pub version: String,
     pub seq: u64,
+    /// The newest release of each board, so that a node need not fetch metadata to learn that there is nothing new.
+    pub boards: Vec<BoardHead>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoardHead {
+    pub board: String,
+    pub version: String,
+    /// MCID of the release statement.
+    pub release: [u8; MCID_LEN],
 }
 
 /// A record still without version, times and signature.
@@ -122,8 +135,12 @@ impl ChannelHead {
     /// `publisher` is the key that will sign the record. Fails on a name or version that is too long.
     pub fn draft(&self, publisher: &NodeId) -> Result<Draft, PayloadError> {
         let payload = payload(|e| {
-            e.map(4)?.u8(0)?.bytes(&self.release)?.u8(1)?.str(&self.version)?;
+            e.map(5)?.u8(0)?.bytes(&self.metadata)?.u8(1)?.str(&self.version)?;
             e.u8(2)?.u64(self.seq)?.u8(3)?.str(&self.name)?;
+            e.u8(4)?.array(self.boards.len() as u64)?;
+            for head in &self.boards {
+                e.array(3)?.str(&head.board)?.str(&head.version)?.bytes(&head.release)?;
+            }
             Ok(())
         });
         Self::parse(&payload)?;
@@ -131,21 +148,36 @@ impl ChannelHead {
     }
 
     pub fn parse(payload: &[u8]) -> Result<Self, PayloadError> {
-        let (mut release, mut version, mut seq, mut name) = (None, None, None, None);
+        let (mut metadata, mut version, mut seq, mut name, mut boards) = (None, None, None, None, None);
         fields(payload, |field, d| match field {
-            0 => set(&mut release, d.bytes_of("release")?, "release"),
+            0 => set(&mut metadata, d.bytes_of("metadata")?, "metadata"),
             1 => set(&mut version, d.text_up_to(MAX_NAME_LEN, "version")?.to_string(), "version"),
             2 => set(&mut seq, d.u64()?, "seq"),
             3 => set(&mut name, d.text_up_to(MAX_NAME_LEN, "channel name")?.to_string(), "channel name"),
+            4 => set(&mut boards, board_heads(d)?, "boards"),
             _ => Ok(d.skip()?),
         })?;
         Ok(Self {
             name: need(name, "channel name")?,
-            release: need(release, "release")?,
+            metadata: need(metadata, "metadata")?,
             version: need(version, "version")?,
             seq: need(seq, "seq")?,
+            boards: need(boards, "boards")?,
         })
     }
+}
+
+fn board_heads(d: &mut Decoder<'_>) -> Result<Vec<BoardHead>, WireError> {
+    let mut heads = Vec::new();
+    for _ in 0..d.array_up_to(MAX_BOARDS, "boards")? {
+        d.array_of(3, "board")?;
+        heads.push(BoardHead {
+            board: d.text_up_to(MAX_NAME_LEN, "board")?.to_string(),
+            version: d.text_up_to(MAX_NAME_LEN, "version")?.to_string(),
+            release: d.bytes_of("release")?,
+        });
+    }
+    Ok(heads)
 }
 
 impl Draft {
@@ -211,13 +243,34 @@ mod tests {
         Provider { mcid: [5; MCID_LEN], addresses: addresses.into(), withdrawn: false }
     }
 
+    fn head(name: &str, version: &str) -> ChannelHead {
+        let board =
+            |board: &str| BoardHead { board: board.into(), version: version.into(), release: [7; 34] };
+        ChannelHead {
+            name: name.into(),
+            metadata: [6; 34],
+            version: version.into(),
+            seq: 9,
+            boards: vec![board("x86-generic"), board("rpi5")],
+        }
+    }
+
+    #[test]
+    fn the_boards_of_a_channel_are_bounded() {
+        let mut many = head("stable", "1");
+        many.boards = vec![many.boards[0].clone(); MAX_BOARDS + 1];
+        assert!(matches!(many.draft(&signer(1).node_id()), Err(WireError::TooLong { .. })));
+        many.boards = vec![BoardHead { board: "b".repeat(64), ..many.boards[0].clone() }; MAX_BOARDS];
+        assert!(matches!(many.draft(&signer(1).node_id()), Err(WireError::TooLong { what: "payload", .. })));
+    }
+
     #[test]
     fn payloads_survive_the_wire() {
         for withdrawn in [false, true] {
             let provider = Provider { withdrawn, ..provider() };
             assert_eq!(Provider::parse(&provider.draft().payload), Ok(provider));
         }
-        let head = ChannelHead { name: "stable".into(), release: [6; 34], version: "1.2.3".into(), seq: 9 };
+        let head = head("stable", "1.2.3");
         let draft = head.draft(&signer(1).node_id()).unwrap();
         assert_eq!(ChannelHead::parse(&draft.payload), Ok(head));
         let node = NodeAddress { addresses: provider().addresses };
@@ -236,8 +289,7 @@ mod tests {
         assert_eq!(record(draft.key).verify(NOW), Ok(()));
         assert_eq!(record(provider_key(&[6; 34])).verify(NOW), Err(RecordError::WrongKey));
         let foreign = sign(&by, |s| {
-            let head = ChannelHead { name: "stable".into(), release: [6; 34], version: "1".into(), seq: 1 };
-            let draft = head.draft(&signer(2).node_id()).unwrap();
+            let draft = head("stable", "1").draft(&signer(2).node_id()).unwrap();
             (s.record_type, s.key, s.payload) = (CHANNEL_HEAD, draft.key, draft.payload);
         });
         assert_eq!(foreign.verify(NOW), Err(RecordError::WrongKey));
@@ -256,7 +308,7 @@ mod tests {
         for len in 0..draft.payload.len() {
             assert!(Provider::parse(&draft.payload[..len]).is_err(), "{len} bytes");
         }
-        let long = ChannelHead { name: "x".repeat(65), release: [6; 34], version: "1".into(), seq: 1 };
+        let long = head(&"x".repeat(65), "1");
         assert!(matches!(long.draft(&signer(1).node_id()), Err(WireError::TooLong { .. })));
     }
 

@@ -8,17 +8,17 @@ use os_release::Version;
 use reconciler_plan::{Actual, Attempted, Busy, Failed};
 use services_api::report::OsReport;
 
-/// Our own requests for one release, in memory: after a restart of this service the first one is free again.
+/// Our own requests for one metadata bundle, in memory: after a restart of this service the first one is free again.
 #[derive(Debug, Clone, Default)]
 pub struct Attempts {
     last: Option<(Mcid, u32, Instant)>,
 }
 
 impl Attempts {
-    /// `mcid` was asked for just now.
-    pub fn count(&mut self, mcid: Mcid, now: Instant) {
-        let before = self.last.filter(|(last, ..)| *last == mcid).map_or(0, |(_, count, _)| count);
-        self.last = Some((mcid, before.saturating_add(1), now));
+    /// `metadata` was asked for just now.
+    pub fn count(&mut self, metadata: Mcid, now: Instant) {
+        let before = self.last.filter(|(last, ..)| *last == metadata).map_or(0, |(_, count, _)| count);
+        self.last = Some((metadata, before.saturating_add(1), now));
     }
 
     /// An attempt ends when nothing is being installed any more.
@@ -29,9 +29,9 @@ impl Attempts {
     }
 
     fn seen(&self, now: Instant) -> Option<Attempted> {
-        let (release, count, at) = self.last?;
+        let (metadata, count, at) = self.last?;
         let ago: Duration = now.saturating_duration_since(at);
-        Some(Attempted { release, count, ago })
+        Some(Attempted { metadata, count, ago })
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
         let installing = OsReport { installing: Some(InstallReport::default()), ..report() };
         actual(&installing, &mut attempts, at(50)).unwrap();
         let seen = actual(&report(), &mut attempts, at(60)).unwrap().attempted;
-        assert_eq!(seen, Some(Attempted { release: one, count: 2, ago: Duration::from_secs(10) }));
+        assert_eq!(seen, Some(Attempted { metadata: one, count: 2, ago: Duration::from_secs(10) }));
         attempts.count(two, at(70));
         assert_eq!(attempts.seen(at(70)).unwrap().count, 1);
     }

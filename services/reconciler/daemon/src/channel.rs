@@ -1,7 +1,7 @@
-//! From the records that the DHT has for a channel to the one release that its publisher means.
+//! From the records that the DHT has for a channel to the one release that its publisher means for this board.
 
 use dht_proto::Record;
-use dht_proto::record_types::{CHANNEL_HEAD, ChannelHead};
+use dht_proto::record_types::{BoardHead, CHANNEL_HEAD, ChannelHead};
 use os_config::Channel;
 use os_content_id::Mcid;
 use os_identity::NodeId;
@@ -15,10 +15,15 @@ pub struct Head {
     pub name: String,
     pub seq: u64,
     pub expires_ms: u64,
-    pub release: Release,
+    /// By board.
+    pub releases: Vec<(String, Release)>,
 }
 
 impl Head {
+    pub fn release(&self, board: &str) -> Option<&Release> {
+        self.releases.iter().find(|(of, _)| of == board).map(|(_, release)| release)
+    }
+
     /// Whether it still speaks for `channel`.
     pub fn holds(&self, channel: &Channel, now_ms: u64) -> bool {
         self.publisher == channel.publisher && self.name == channel.name && now_ms < self.expires_ms
@@ -64,16 +69,22 @@ fn read(bytes: &[u8], channel: &Channel, now_ms: u64) -> Result<Head, String> {
     if head.name != channel.name {
         return Err(format!("head of another channel, `{}`", head.name));
     }
-    let version =
-        Version::parse(&head.version).map_err(|error| format!("version `{}`: {error}", head.version))?;
-    let mcid = Mcid::try_from(&head.release[..]).map_err(|error| format!("release: {error}"))?;
+    let metadata = Mcid::try_from(&head.metadata[..]).map_err(|error| format!("metadata: {error}"))?;
+    let releases = head.boards.into_iter().map(|board| release(board, metadata)).collect::<Result<_, _>>()?;
     Ok(Head {
         publisher: statement.signer,
         name: head.name,
         seq: head.seq,
         expires_ms: statement.expires_ms,
-        release: Release { version, mcid },
+        releases,
     })
+}
+
+fn release(head: BoardHead, metadata: Mcid) -> Result<(String, Release), String> {
+    let version = Version::parse(&head.version);
+    let version = version.map_err(|error| format!("version `{}`: {error}", head.version))?;
+    let mcid = Mcid::try_from(&head.release[..]).map_err(|error| format!("release: {error}"))?;
+    Ok((head.board, Release { version, mcid, metadata }))
 }
 
 #[cfg(test)]
@@ -95,7 +106,11 @@ mod tests {
 
     fn record(by: &NodeKey, name: &str, version: &str, seq: u64, expires_ms: u64) -> Vec<u8> {
         let release = Mcid::of_raw(version.as_bytes()).to_bytes();
-        let head = ChannelHead { name: name.into(), release, version: version.into(), seq };
+        let board = BoardHead { board: "x86-generic".into(), version: version.into(), release };
+        let other = BoardHead { board: "rpi5".into(), version: "7.0.0".into(), release };
+        let metadata = Mcid::of_raw(b"metadata").to_bytes();
+        let boards = vec![other, board];
+        let head = ChannelHead { name: name.into(), metadata, version: version.into(), seq, boards };
         let draft = head.draft(&by.node_id()).unwrap();
         let statement = draft.statement(by.node_id(), seq, expires_ms - 60_000, 60_000);
         let signature = by.sign(domain::DHT_RECORD, &statement.signing_bytes());
@@ -103,7 +118,7 @@ mod tests {
     }
 
     fn version(head: &Option<Head>) -> Option<String> {
-        head.as_ref().map(|head| head.release.version.to_string())
+        head.as_ref().and_then(|head| head.release("x86-generic")).map(|release| release.version.to_string())
     }
 
     #[test]

@@ -111,8 +111,8 @@ impl Round {
     async fn run(&mut self, shared: &Shared) -> Result<()> {
         let config = Config::load().context("configuration")?;
         self.interval = Duration::from_secs(config.update.interval_s.max(1).into());
-        let desired = self.desired(config.update.channel.as_ref()).await;
         let report = self.report().await?;
+        let desired = self.desired(config.update.channel.as_ref(), &report.board).await;
         let actual = actual(&report, &mut self.attempts, Instant::now()).context("report of `update`")?;
         let actions = plan(&desired, &actual);
         let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
@@ -123,7 +123,7 @@ impl Round {
         Ok(())
     }
 
-    async fn desired(&mut self, channel: Option<&Channel>) -> Desired {
+    async fn desired(&mut self, channel: Option<&Channel>, board: &str) -> Desired {
         let Some(channel) = channel else {
             self.head = None;
             return Desired { source: None, release: None };
@@ -150,7 +150,7 @@ impl Round {
         self.head = head;
         Desired {
             source: Some(format!("channel `{}` of {}", channel.name, channel.publisher)),
-            release: self.head.as_ref().map(|head| head.release.clone()),
+            release: self.head.as_ref().and_then(|head| head.release(board)).cloned(),
         }
     }
 
@@ -167,11 +167,11 @@ impl Round {
     }
 
     async fn apply(&mut self, action: Action) -> Result<()> {
-        let Action::Install { mcid, version, .. } = action else { return Ok(()) };
+        let Action::Install { metadata, version, .. } = action else { return Ok(()) };
         // Counted first: an attempt that ends without an answer is one too.
-        self.attempts.count(mcid, Instant::now());
+        self.attempts.count(metadata, Instant::now());
         let update = UpdateProxy::new(&self.update.get().await?).await?;
-        let asked = update.install(&mcid.to_bytes(), false).await;
+        let asked = update.install(&metadata.to_bytes(), false).await;
         asked.with_context(|| format!("`update` does not install {version}"))
     }
 }

@@ -25,7 +25,10 @@ pub struct Desired {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
     pub version: Version,
+    /// The release statement's: what ran or failed here is remembered under it.
     pub mcid: Mcid,
+    /// The bundle's that proves it; signed anew now and then.
+    pub metadata: Mcid,
 }
 
 /// What is.
@@ -58,10 +61,11 @@ pub struct Failed {
     pub reason: String,
 }
 
-/// Installations of one release that we asked for and that led to nothing.
+/// Installations from one metadata bundle that we asked for and that led to nothing. A new bundle may be taken where the
+/// old one was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempted {
-    pub release: Mcid,
+    pub metadata: Mcid,
     /// At least 1.
     pub count: u32,
     /// Since the last one ended.
@@ -73,6 +77,7 @@ pub struct Attempted {
 pub enum Action {
     Install {
         mcid: Mcid,
+        metadata: Mcid,
         version: Version,
         reason: String,
     },
@@ -115,7 +120,7 @@ fn operating_system(desired: &Desired, actual: &Actual) -> Action {
         let relation = if wanted.version == actual.version { "the same version as" } else { "older than" };
         return nothing(format!("{source} has {}, {relation} what runs", wanted.version));
     }
-    match actual.attempted.as_ref().filter(|attempted| attempted.release == wanted.mcid) {
+    match actual.attempted.as_ref().filter(|attempted| attempted.metadata == wanted.metadata) {
         Some(attempted) if attempted.ago < retry_pause(attempted.count) => wait(format!(
             "{} could not be installed ({} so far); next attempt {} s after the last",
             wanted.version,
@@ -124,6 +129,7 @@ fn operating_system(desired: &Desired, actual: &Actual) -> Action {
         )),
         _ => Action::Install {
             mcid: wanted.mcid,
+            metadata: wanted.metadata,
             version: wanted.version.clone(),
             reason: match actual.rescue {
                 true => format!("{source} has it and no slot runs"),
@@ -149,7 +155,7 @@ fn nothing(why: String) -> Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Install { mcid, version, reason } => write!(f, "install {version} ({mcid}): {reason}"),
+            Self::Install { mcid, version, reason, .. } => write!(f, "install {version} ({mcid}): {reason}"),
             Self::Wait { why } => write!(f, "wait: {why}"),
             Self::Nothing { why } => write!(f, "nothing to do: {why}"),
         }
@@ -182,7 +188,8 @@ mod tests {
     }
 
     fn wants(version: &str) -> Desired {
-        let release = Release { version: version.parse().unwrap(), mcid: mcid(version) };
+        let metadata = mcid(&format!("metadata of {version}"));
+        let release = Release { version: version.parse().unwrap(), mcid: mcid(version), metadata };
         Desired { source: Some(CHANNEL.into()), release: Some(release) }
     }
 
@@ -199,7 +206,7 @@ mod tests {
     }
 
     fn attempted(count: u32, seconds: u64) -> Option<Attempted> {
-        Some(Attempted { release: mcid("0.2.0"), count, ago: Duration::from_secs(seconds) })
+        Some(Attempted { metadata: mcid("metadata of 0.2.0"), count, ago: Duration::from_secs(seconds) })
     }
 
     fn busy(state: &str) -> Option<Busy> {
@@ -247,6 +254,18 @@ mod tests {
                 "refused again and again",
                 wants("0.2.0"),
                 Actual { attempted: attempted(40, 3599), ..runs("0.1.0") },
+            ),
+            (
+                "its metadata was refused and has been signed anew",
+                wants("0.2.0"),
+                Actual {
+                    attempted: Some(Attempted {
+                        metadata: mcid("expired metadata of 0.2.0"),
+                        count: 40,
+                        ago: Duration::ZERO,
+                    }),
+                    ..runs("0.1.0")
+                },
             ),
             (
                 "another one was refused",

@@ -130,13 +130,13 @@ async fn rauc_installs_a_release_by_its_name_and_hears_how_it_ends() {
     let updater = world.boot("macula-000001.efi", vec![]);
     settled(&updater).await;
     let socket = offer(&world, &updater, Way::Mesh);
-    let older = world.publish(|r| r.version = Version::new(0, 0, 9), &[&world.key]);
+    let older = world.publish(|r| r.version = Version::new(0, 0, 9)).bundle;
     let Some((ok, text)) = rauc(&socket, &["install", &format!("mcid:{older}")]).await else { return };
     assert!(!ok && text.contains("LastError") && text.contains("older"), "{text}");
     assert!(!rauc(&socket, &["install", "mcid:bundle"]).await.unwrap().0);
     assert_eq!(world.entries(), ["macula-000001.efi"]);
 
-    let mcid = world.publish(|_| {}, &[&world.key]);
+    let mcid = world.publish(|_| {}).bundle;
     let (ok, text) = rauc(&socket, &["install", &format!("mcid:{mcid}")]).await.unwrap();
     assert!(ok && text.contains("100% Installing done.") && text.contains("succeeded"), "{text}");
     assert_eq!(world.next_reboot().await, "trial of 0.2.0");

@@ -1,0 +1,152 @@
+//! What time it can be at least, and what a node makes of its peers' clocks. Seconds since 1970 throughout.
+//!
+//! A machine without a battery starts in 1970, and whoever sets its clock back can show it expired metadata as fresh. So
+//! the clock has a floor: when the running release was built, what the node last saved, what somebody trusted has signed.
+//! Pure: no clock is read and none is set here.
+
+/// The file below `/state` in which the floor is kept, written by `update`, read by PID 1.
+pub const FILE: &str = "update/clock";
+/// A saved time is renewed when it is this old: rarely, for the disk's sake.
+pub const SAVE_EVERY_S: u64 = 3600;
+/// So many peers must have said what time it is before they count: one or two may be wrong together.
+pub const PEERS_MIN: usize = 3;
+/// 2200-01-01: nothing later is believed, wherever it is written.
+pub const LATEST: u64 = 7_258_118_400;
+
+/// The latest of the times that have certainly been. What lies beyond [`LATEST`] is damaged and does not count.
+pub fn floor(certain: &[u64]) -> u64 {
+    certain.iter().copied().filter(|at| *at <= LATEST).max().unwrap_or(0)
+}
+
+/// What to judge expiry by. The system's clock, but not before the floor. Peers can move it forward, if there are enough of
+/// them, and only to their median: with fewer than half of them lying, that lies between two honest ones' times. They
+/// never move it back.
+pub fn trusted(system: u64, floor: u64, peers: &[u64]) -> u64 {
+    let own = system.max(floor);
+    match median(peers) {
+        Some(theirs) => own.max(theirs),
+        None => own,
+    }
+}
+
+/// The lower one of two middle times; `None` with too few peers.
+fn median(peers: &[u64]) -> Option<u64> {
+    let mut times: Vec<u64> = peers.iter().copied().filter(|at| *at <= LATEST).collect();
+    if times.len() < PEERS_MIN {
+        return None;
+    }
+    times.sort_unstable();
+    times.get((times.len() - 1) / 2).copied()
+}
+
+/// What the clock must be set to at boot: `None` when it is not before the floor.
+pub fn correction(system: u64, floor: u64) -> Option<u64> {
+    (system < floor && floor <= LATEST).then_some(floor)
+}
+
+/// Whether the floor is worth writing again.
+pub fn is_worth_saving(saved: u64, now: u64) -> bool {
+    now <= LATEST && now >= saved.saturating_add(SAVE_EVERY_S)
+}
+
+/// The last line of the saved file, a plain number. Damage reads as no floor at all, which is what a first boot has.
+pub fn parse_saved(bytes: &[u8]) -> u64 {
+    let line = bytes.rsplit(|b| *b == b'\n').next().unwrap_or_default();
+    let digits = line.len() <= 20 && !line.is_empty() && line.iter().all(u8::is_ascii_digit);
+    let text = std::str::from_utf8(line).ok().filter(|_| digits);
+    floor(&[text.and_then(|t| t.parse().ok()).unwrap_or(0)])
+}
+
+/// `20261123T080000Z`, the time of a release's parts, as seconds; `None` for anything else.
+pub fn parse_stamp(text: &str) -> Option<u64> {
+    let bytes = text.as_bytes();
+    let fits = |(byte, form): (&u8, &u8)| if *form == b'd' { byte.is_ascii_digit() } else { byte == form };
+    if bytes.len() != 16 || !bytes.iter().zip(b"ddddddddTddddddZ").all(fits) {
+        return None;
+    }
+    let number = |from: usize, to: usize| text[from..to].parse::<u64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(4, 6)?, number(6, 8)?);
+    let (hour, minute, second) = (number(9, 11)?, number(11, 13)?, number(13, 15)?);
+    let in_range = (1970..2200).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !in_range || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    // Years that begin in March have their odd day at the end.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1 - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    #[test]
+    fn the_floor_is_the_latest_certain_time() {
+        assert_eq!(floor(&[NOW - 5, NOW, 0]), NOW);
+        assert_eq!(floor(&[]), 0);
+        assert_eq!(floor(&[NOW, u64::MAX]), NOW, "damage does not push the clock to the end of time");
+        assert_eq!((trusted(0, NOW, &[]), trusted(NOW + 9, NOW, &[])), (NOW, NOW + 9));
+        assert_eq!((correction(100, NOW), correction(NOW, NOW)), (Some(NOW), None));
+    }
+
+    #[test]
+    fn enough_peers_move_the_clock_forward_to_their_median_and_never_back() {
+        let ahead = NOW + 1000;
+        assert_eq!(trusted(NOW, 0, &[ahead, ahead]), NOW, "two are not enough");
+        assert_eq!(trusted(NOW, 0, &[ahead, ahead, NOW - 7]), ahead);
+        assert_eq!(trusted(NOW, 0, &[0, 1, 2]), NOW, "never back");
+        assert_eq!(trusted(0, NOW, &[5, 6, 7]), NOW, "never below the floor");
+        assert_eq!(trusted(NOW, 0, &[u64::MAX, u64::MAX, u64::MAX]), NOW, "the end of time is no time");
+    }
+
+    /// Whatever fewer than half of the peers say, the result is not later than the latest honest time.
+    #[test]
+    fn a_minority_of_liars_cannot_move_it_beyond_honest_clocks() {
+        for honest in 2..8u64 {
+            for lie in [0, NOW - 1, NOW + 500_000, LATEST] {
+                let mut peers: Vec<u64> = (0..honest).map(|i| NOW + i).collect();
+                peers.extend(vec![lie; honest as usize - 1]);
+                let judged = trusted(NOW - 100, NOW - 200, &peers);
+                assert!((NOW..NOW + honest).contains(&judged), "{honest} honest, lie {lie}: {judged}");
+            }
+        }
+    }
+
+    #[test]
+    fn saved_times_are_read_with_and_without_their_checksum() {
+        assert_eq!(parse_saved(b"1800000000"), NOW);
+        assert_eq!(parse_saved(b"00ff\n1800000000"), NOW);
+        for bad in
+            [&b""[..], b"x", b"1800000000\n", b"-5", b"99999999999999999999", b"18000000000", &[0xff; 30]]
+        {
+            assert_eq!(parse_saved(bad), 0, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_saved_rarely() {
+        assert!(!is_worth_saving(NOW, NOW + SAVE_EVERY_S - 1) && is_worth_saving(NOW, NOW + SAVE_EVERY_S));
+        assert!(!is_worth_saving(NOW, NOW - 1) && !is_worth_saving(0, LATEST + 1));
+    }
+
+    #[test]
+    fn stamps_are_read() {
+        let known = [
+            ("19700101T000000Z", 0),
+            ("20000229T235959Z", 951_868_799),
+            ("20241231T000000Z", 1_735_603_200),
+            ("21000301T000000Z", 4_107_542_400),
+        ];
+        for (text, unix) in known {
+            assert_eq!(parse_stamp(text), Some(unix));
+        }
+        for bad in
+            ["", "yesterday", "20241331T000000Z", "20241231T000000", "20241231T240000Z", "2024é231T00000Z"]
+        {
+            assert_eq!(parse_stamp(bad), None, "{bad}");
+        }
+    }
+}
