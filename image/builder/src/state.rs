@@ -15,6 +15,8 @@ const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetyp
 const GROW_BLOCKS: u64 = 1 << 30;
 /// Stays when the file system grows; 8 MiB is a compromise between 64 MiB and a large disk.
 const JOURNAL_MIB: &str = "size=8";
+/// For updates on a full disk (see `resuid=` in `init-plan`). The kernel keeps the share when the file system grows.
+const RESERVED_PERCENT: &str = "5";
 /// 2020-01-01: no clock that is to be believed is earlier, so e2fsck never sees a time in the future.
 const MADE_AT: &str = "1577836800";
 /// Of the file system and for its directory hashes. Not secret; the first boot does not depend on either.
@@ -38,7 +40,7 @@ pub fn make(file: &Path, bytes: u64) -> Result<()> {
         "-i",
         "16384",
         "-m",
-        "0",
+        RESERVED_PERCENT,
         "-t",
         "ext4",
         "-L",

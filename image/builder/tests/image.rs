@@ -178,9 +178,9 @@ fn the_uki_is_a_pe_file_as_the_stub_wants_it() {
     let bytes = std::fs::read(&image.uki.path).unwrap();
     let file = object::File::parse(bytes.as_slice()).unwrap();
     let sections: Vec<_> = file.sections().collect();
-    let tail: Vec<_> =
-        sections.iter().rev().take(names.len()).rev().map(|s| s.name().unwrap().to_owned()).collect();
-    assert_eq!(tail, names);
+    let all: Vec<_> = sections.iter().map(|s| s.name().unwrap()).collect();
+    let shared = all.iter().position(|name| *name == ".profile").unwrap_or(all.len());
+    assert_eq!(all[shared - names.len()..shared], names);
     for pair in sections.windows(2) {
         assert!(pair[0].address() + pair[0].size() <= pair[1].address());
         assert_eq!(pair[1].address() % 4096, 0);
@@ -336,10 +336,6 @@ fn with_a_key_the_firmware_and_its_owner_find_what_they_need() {
     let conf = String::from_utf8(esp::read_file(disk, "loader/loader.conf").unwrap()).unwrap();
     assert!(conf.contains("\nsecure-boot-enroll if-safe\n"), "{conf}");
     assert!(build(&wanted(), &Progress::silent()).unwrap().reused);
-    // Another key is another image.
-    std::fs::remove_dir_all(&keys).unwrap();
-    secure_boot::create(&keys).unwrap();
-    assert!(!build(&wanted(), &Progress::silent()).unwrap().reused);
 }
 
 #[test]

@@ -130,6 +130,9 @@ impl Devices {
     }
 }
 
+/// The reserved blocks of the file system are for `update` alone (and root), so that a full disk never keeps a release out.
+const STATE_OPTIONS: &str = "errors=remount-ro,resuid=106";
+
 const ALL: MountFlags = MountFlags { read_only: false, no_dev: true, no_suid: true, no_exec: true };
 const DEV: MountFlags = MountFlags { read_only: false, no_dev: false, no_suid: true, no_exec: true };
 const ROOT: MountFlags = MountFlags { read_only: true, no_dev: true, no_suid: true, no_exec: false };
@@ -174,7 +177,7 @@ pub fn rescue(devices: &Devices) -> Vec<Planned> {
 fn state(devices: &Devices) -> Plan {
     let mut plan = Plan::new("state", OnFailure::Reboot);
     plan.push(Step::CheckState { device: devices.state.clone() });
-    plan.dir(STATE, 0o755).mount(&devices.state, STATE, "ext4", ALL, "errors=remount-ro");
+    plan.dir(STATE, 0o755).mount(&devices.state, STATE, "ext4", ALL, STATE_OPTIONS);
     plan.stage("state", OnFailure::Continue);
     plan.push(Step::GrowState { device: devices.state.clone() }).dir(EVIDENCE, 0o755);
     plan.push(Step::LookBack);
@@ -340,6 +343,12 @@ mod tests {
         };
         assert_eq!(read_only(Slot::A), ["/dev/macula/root-a"]);
         assert_eq!(read_only(Slot::B), ["/dev/macula/root-b"]);
+    }
+
+    #[test]
+    fn the_reserve_belongs_to_update() {
+        let update = SERVICES.iter().find(|(name, _)| *name == "update").unwrap().1;
+        assert!(STATE_OPTIONS.ends_with(&format!("resuid={update}")));
     }
 
     #[test]

@@ -150,6 +150,9 @@ pub enum Verb {
         #[arg(long, value_name = "PATH")]
         listen: PathBuf,
     },
+    /// The node's log of all that changed its state, each record chained to the one before
+    #[command(subcommand)]
+    Audit(Audit),
     /// Node configuration
     #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(Config),
@@ -391,6 +394,18 @@ pub enum Dht {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Print the records, oldest first
+    Show,
+    /// Hold every record against the chain, on this machine; print the head to note and compare later
+    Verify {
+        /// A head noted earlier, `NUMBER:HASH`: the log must still contain it
+        #[arg(long, value_name = "HEAD")]
+        since: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum Config {
     /// Say whether a node would take this config.toml
     Check { file: PathBuf },
@@ -399,12 +414,14 @@ pub enum Config {
     /// Print one value, or a table of the file; all of it when no key is named
     Get {
         /// Such as mesh.port
-        key: Option<String>,
+        #[arg(value_name = "KEY")]
+        setting: Option<String>,
     },
     /// Change one value; the node takes it only if all of its configuration is valid then
     Set {
         /// Such as mesh.port
-        key: String,
+        #[arg(value_name = "KEY")]
+        setting: String,
         /// TOML, or a string without quotes
         #[arg(allow_hyphen_values = true)]
         value: String,
@@ -412,7 +429,8 @@ pub enum Config {
     /// Remove one value, so that its default holds
     Unset {
         /// Such as mesh.port
-        key: String,
+        #[arg(value_name = "KEY")]
+        setting: String,
     },
 }
 
@@ -448,6 +466,12 @@ mod tests {
         assert!(cli.global.json && cli.global.node.unwrap().port == 5000);
         assert!(matches!(cli.verb, Verb::Units { verb: Some(Units::Kill { signal: 9, .. }) }));
         assert!(matches!(parse("peers").unwrap().verb, Verb::Nodes));
+        let cli = parse("config set mesh.port 5000 --key k").unwrap();
+        assert_eq!(cli.global.key.as_deref(), Some(std::path::Path::new("k")));
+        assert!(matches!(cli.verb, Verb::Config(Config::Set { setting, .. }) if setting == "mesh.port"));
+        for line in ["config get", "config get name", "config unset name", "reset --yes", "audit verify"] {
+            parse(line).unwrap();
+        }
         for bad in [
             "units kill mesh --signal 0",
             "status --node x:0",

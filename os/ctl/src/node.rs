@@ -8,8 +8,9 @@ use serde::de::DeserializeOwned;
 use services_api::control::protocol;
 use services_api::control_dht::{LookupAnswer, LookupParams, TableAnswer};
 use services_api::report::{
-    ConfigChange, ConfigChanged, ConfigParams, ContentReport, DhtReport, InstallParams, KillParams,
-    LinkReport, LogLine, LogsParams, OsReport, PeerReport, PowerParams, ProbeResult, UnitParams, UnitReport,
+    AuditAnswer, ConfigChange, ConfigChanged, ConfigParams, ContentReport, DhtReport, InstallParams,
+    KillParams, LinkReport, LogLine, LogsParams, OsReport, PeerReport, PowerParams, ProbeResult, UnitParams,
+    UnitReport,
 };
 use services_api::{bus, content, dht, mesh, network, reconciler, supervisor, update};
 
@@ -135,6 +136,12 @@ impl Node {
                 local!(supervisor::SupervisorProxy<'_>, "supervisor").poweroff(reason).await.map_err(said)
             }
         }
+    }
+
+    /// The audit log's segments, oldest first, as they are on the node.
+    pub async fn audit(&self) -> Result<Vec<Vec<u8>>> {
+        let answer: AuditAnswer = self.remote()?.call(protocol::OS, "audit", &()).await?;
+        Ok(answer.segments)
     }
 
     /// The text of the node's configuration, or one key's value.

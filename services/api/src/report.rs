@@ -24,6 +24,8 @@ pub struct OsReport {
     /// What happened lately, newest last: installs, commits, rollbacks, refusals. Bounded.
     pub events: Vec<EventReport>,
     pub failed_releases: Vec<FailedReport>,
+    /// What the owner should look after now, such as a full disk.
+    pub warnings: Vec<String>,
     /// MCID text of the release this slot was installed from; empty for the factory image.
     pub release: String,
     /// Why the rescue system runs; empty when a slot does. `version`, `slot` and `seq` are then those of the release that
@@ -270,4 +272,11 @@ pub struct ConfigChange {
 pub struct ConfigChanged {
     /// From when on it holds, for people.
     pub effect: String,
+}
+
+/// Answer to `audit`: the segments of the audit log as they are on the disk, oldest first (`os_audit::verify`).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuditAnswer {
+    pub segments: Vec<Vec<u8>>,
 }

@@ -23,6 +23,7 @@ pub async fn settle(updater: Arc<Updater>) {
         tracing::error!("what booted cannot be judged: {e:#}; trying again");
         tokio::time::sleep(AGAIN).await;
     }
+    tokio::spawn(note_node(updater.clone()));
     let boot = &updater.node.boot;
     if boot.rescue.is_some() {
         return rescue::run(&updater).await;
@@ -31,6 +32,14 @@ pub async fn settle(updater: Arc<Updater>) {
         tokio::spawn(seed::keep_offered(updater.clone(), installed));
     }
     resume(&updater).await;
+}
+
+/// Which node this is, in the audit log, once `identity` says it.
+async fn note_node(updater: Arc<Updater>) {
+    match updater.links.node_id().await {
+        Ok(node) => updater.records.note_node(&node),
+        Err(e) => tracing::debug!("identity does not say which node this is: {e:#}"),
+    }
 }
 
 async fn judge(updater: &Arc<Updater>) -> Result<()> {

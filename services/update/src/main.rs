@@ -15,6 +15,7 @@
 mod accept;
 mod after_boot;
 mod assemble;
+mod audit;
 mod clock;
 mod configuration;
 mod direct_read;
@@ -27,6 +28,7 @@ mod rauc;
 mod records;
 mod rescue;
 mod seed;
+mod space;
 #[cfg(test)]
 mod tests;
 mod uki;
@@ -63,6 +65,7 @@ async fn run() -> Result<()> {
         updater.node.boot.entry
     );
     tokio::spawn(owner::serve(updater.clone(), events));
+    tokio::spawn(space::watch(updater.clone()));
     tokio::spawn(after_boot::settle(updater.clone()));
     tokio::spawn(clock::keep_saved(updater.clone()));
     daemon::ready();

@@ -9,8 +9,8 @@ use os_content_id::Mcid;
 use services_api::control::{self, Answer, Call, ok};
 use services_api::mesh::{Incoming, MeshEvent};
 use services_api::report::{
-    ConfigParams, InstallParams, KillParams, LinkReport, LogLine, LogsParams, PowerParams, ProbeResult,
-    UnitParams,
+    AuditAnswer, ConfigParams, InstallParams, KillParams, LinkReport, LogLine, LogsParams, PowerParams,
+    ProbeResult, UnitParams,
 };
 use tokio::sync::mpsc;
 
@@ -70,10 +70,15 @@ async fn answer(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer
         }
         "links" => ok(&from_json::<Vec<LinkReport>>(&links.network().await?.links().await?)?),
         "plan" => ok(&links.reconciler().await?.plan().await?),
+        "audit" => ok(&AuditAnswer { segments: updater.records.audit_segments() }),
         "config" => ok(&configuration::show(updater, call.params::<ConfigParams>()?.key.as_deref())?),
         "refresh" => ok(&links.reconciler().await?.refresh().await?),
         _ => {
             tracing::info!("{who} orders {}", call.method);
+            let leaves = ["kill", "restart", "reboot", "rescue", "poweroff", "install", "rollback"];
+            if leaves.contains(&call.method.as_str()) {
+                updater.records.event("ordered", format!("{} by {who}", call.method));
+            }
             act(updater, call, who).await
         }
     }

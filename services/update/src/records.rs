@@ -1,7 +1,7 @@
 //! What this service remembers across power cuts: small checksummed files in `/state/update`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use os_release::Trust;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use services_api::durable;
 use services_api::report::EventReport;
 
+use crate::audit::{Audit, Opened};
 use crate::node::now_unix;
 
 const EVENTS_MAX: usize = 32;
@@ -49,14 +50,20 @@ pub struct SeedFiles {
 pub struct Records {
     dir: PathBuf,
     events: Mutex<Vec<EventReport>>,
+    audit: Mutex<Audit>,
 }
 
 impl Records {
     pub fn open(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let records = Self { dir: dir.to_path_buf(), events: Mutex::default() };
+        let Opened { audit, complaint } = Audit::open(&dir.join("audit"))?;
+        let records = Self { dir: dir.to_path_buf(), events: Mutex::default(), audit: Mutex::new(audit) };
         let events = records.read("events").unwrap_or_default();
-        Ok(Self { events: Mutex::new(events), ..records })
+        let records = Self { events: Mutex::new(events), ..records };
+        if let Some(complaint) = complaint {
+            records.event("audit-damaged", complaint);
+        }
+        Ok(records)
     }
 
     pub fn trial(&self) -> Option<Trial> {
@@ -147,7 +154,7 @@ impl Records {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Remembers what happened. The same event again only moves the time, so that a retry every minute does not push
+    /// Remembers what happened, for long in the audit log. The same event again only moves the time, so that a retry every minute does not push
     /// everything else out (nor wear the disk).
     pub fn event(&self, kind: &str, text: impl Into<String>) {
         self.event_with_log(kind, text, &[]);
@@ -163,7 +170,11 @@ impl Records {
             (last.at_unix, last.log_tail) = (now_unix(), log_tail);
             return;
         }
-        events.push(EventReport { at_unix: now_unix(), kind: kind.into(), text, log_tail });
+        let at_unix = now_unix();
+        if let Err(e) = self.audit().append(at_unix, kind, &text) {
+            tracing::error!("this is not in the audit log: {e:#}");
+        }
+        events.push(EventReport { at_unix, kind: kind.into(), text, log_tail });
         let surplus = events.len().saturating_sub(EVENTS_MAX);
         events.drain(..surplus);
         let with_lines = events.iter_mut().rev().filter(|e| !e.log_tail.is_empty());
@@ -171,6 +182,26 @@ impl Records {
         if let Err(e) = self.write("events", &*events) {
             tracing::warn!("event is not kept: {e:#}");
         }
+    }
+
+    /// The audit log's segments, oldest first, for `os_audit::verify`.
+    pub fn audit_segments(&self) -> Vec<Vec<u8>> {
+        self.audit().segments()
+    }
+
+    /// Notes which node this is, when it is not the one that was noted last: its key was made since.
+    pub fn note_node(&self, node: &str) {
+        if self.read::<String>("node").is_some_and(|known| known == node) {
+            return;
+        }
+        self.event("node-key", format!("this node is {node}"));
+        if let Err(e) = self.write("node", &node) {
+            tracing::warn!("{e:#}");
+        }
+    }
+
+    fn audit(&self) -> MutexGuard<'_, Audit> {
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers, once each, the boots that ended badly: those that left evidence, and the last one if it left none.
@@ -241,5 +272,31 @@ impl Records {
 
     fn remove(&self, name: &str) -> Result<()> {
         durable::remove(&self.path(name)).with_context(|| format!("cannot remove {name}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_is_in_the_audit_log_once_and_survives_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        records.event("refused", "too old");
+        records.event("refused", "too old");
+        records.note_node("did:key:a");
+        records.note_node("did:key:a");
+        (0..EVENTS_MAX).for_each(|n| records.event("installed", n.to_string()));
+        let before = records.events();
+        assert_eq!(before.len(), EVENTS_MAX);
+        let records = Records::open(dir.path()).unwrap();
+        assert_eq!(records.events(), before);
+        let verified = os_audit::verify(&records.audit_segments()).unwrap();
+        assert_eq!(verified.records.len(), EVENTS_MAX + 2);
+        assert_eq!(
+            (verified.records[0].kind.as_str(), verified.records[1].kind.as_str()),
+            ("refused", "node-key")
+        );
     }
 }

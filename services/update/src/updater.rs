@@ -67,6 +67,7 @@ pub struct Updater {
     installing: Mutex<Option<InstallReport>>,
     finished: watch::Sender<Finished>,
     gate: Mutex<String>,
+    space_complaint: Mutex<Option<String>>,
     node_id: OnceCell<String>,
     /// One at a time on the ESP.
     esp: Mutex<()>,
@@ -93,6 +94,7 @@ impl Updater {
             installing: Mutex::default(),
             finished: watch::Sender::default(),
             gate: Mutex::default(),
+            space_complaint: Mutex::default(),
             node_id: OnceCell::new(),
             esp: Mutex::default(),
             config_turn: tokio::sync::Mutex::default(),
@@ -121,6 +123,15 @@ impl Updater {
             f.count += 1;
             f.error = error.map(|e| format!("{e:#}"));
         });
+    }
+
+    /// That the state partition is full, in words, while it is.
+    pub fn space_complaint(&self) -> Option<String> {
+        lock(&self.space_complaint).clone()
+    }
+
+    pub fn set_space_complaint(&self, complaint: Option<String>) {
+        *lock(&self.space_complaint) = complaint;
     }
 
     pub fn set_gate(&self, text: impl Into<String>) {
@@ -175,6 +186,7 @@ impl Updater {
             }),
             installing: lock(&self.installing).clone(),
             events: self.records.events(),
+            warnings: self.space_complaint().into_iter().collect(),
             failed_releases: self.records.failed().iter().map(failed_report).collect(),
             release,
             rescue: boot.rescue.clone().unwrap_or_default(),

@@ -15,9 +15,11 @@ pub async fn config(s: &Session, verb: cli::Config) -> Result<()> {
     match verb {
         cli::Config::Check { file } => check(s, &file),
         cli::Config::Show => get(s, None).await,
-        cli::Config::Get { key } => get(s, key).await,
-        cli::Config::Set { key, value } => change(s, ConfigChange { key, value: Some(value) }).await,
-        cli::Config::Unset { key } => change(s, ConfigChange { key, value: None }).await,
+        cli::Config::Get { setting } => get(s, setting).await,
+        cli::Config::Set { setting, value } => {
+            change(s, ConfigChange { key: setting, value: Some(value) }).await
+        }
+        cli::Config::Unset { setting } => change(s, ConfigChange { key: setting, value: None }).await,
     }
 }
 

@@ -1,5 +1,6 @@
 //! One file per group of verbs. Each asks the node and hands a report to a pure function that renders it.
 
+mod audit;
 mod check_http;
 mod config;
 mod console;
@@ -60,6 +61,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Poweroff { reason } => update::poweroff(s, &reason).await,
         Verb::Content(verb) => content::content(s, verb).await,
         Verb::Dht(verb) => dht::dht(s, verb).await,
+        Verb::Audit(verb) => audit::audit(s, verb).await,
         Verb::Config(verb) => config::config(s, verb).await,
         Verb::Reset { yes } => config::reset(s, yes).await,
         Verb::RaucBus { listen } => rauc::bus(s, &listen).await,

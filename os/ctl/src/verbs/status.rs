@@ -115,6 +115,7 @@ pub fn render(r: &OsReport, palette: Palette) -> String {
         }),
         None => line("install", "none".into()),
     }
+    r.warnings.iter().for_each(|w| text.push_str(&format!("{}\n", palette.paint(Color::Yellow, &clean(w)))));
     if !r.failed_releases.is_empty() {
         text.push_str(&format!("\n{}\n", palette.paint(Color::Bold, "failed releases")));
         text.extend(r.failed_releases.iter().map(|f| failed(f, palette)));
