@@ -139,7 +139,9 @@ impl Install<'_> {
         let active_path = self.node.active_root();
         let active =
             File::open(&active_path).with_context(|| format!("cannot open {}", active_path.display()))?;
-        let len = root_content_len(&active, device_len(&active_path)?);
+        // In rescue a root that does not begin as one was wiped; reading half a gigabyte of that helps nobody.
+        let unknown = if self.node.boot.rescue.is_some() { 0 } else { device_len(&active_path)? };
+        let len = root_content_len(&active, device_len(&active_path)?).unwrap_or(unknown);
         monitor.phase("fetch", self.total());
         Target { file: &file, list }.assemble(Some(Local { file: &active, len }), self.source, monitor)?;
         file.sync_all().with_context(|| format!("flushing {}", path.display()))
@@ -160,17 +162,18 @@ impl Install<'_> {
     /// Copies what the UKIs on the ESP, and the copies of them, have in common with the new one.
     fn reuse_ukis(&self, list: &ChunkList, part: &File) -> Result<()> {
         for path in [Slot::A, Slot::B].map(|slot| self.records.uki(slot)) {
-            if let Ok(mut file) = File::open(&path)
-                && let Err(e) = io::copy(&mut file, &mut ChunkSink::new(list, part))
-            {
+            let Ok(mut file) = File::open(&path) else { continue };
+            let mut sink = ChunkSink::new(list, part);
+            if let Err(e) = io::copy(&mut file, &mut sink).and_then(|_| sink.finish()) {
                 tracing::warn!("{} cannot be compared: {e}", path.display());
             }
         }
         let mut esp = self.esp()?;
         for entry in esp.entries()? {
             let mut sink = ChunkSink::new(list, part);
-            if let Err(e) = esp.read_entry(entry, &mut sink) {
-                tracing::warn!("{entry} cannot be compared: {e}");
+            let read = esp.read_entry(entry, &mut sink).map_err(anyhow::Error::from);
+            if let Err(e) = read.and_then(|_| Ok(sink.finish()?)) {
+                tracing::warn!("{entry} cannot be compared: {e:#}");
             }
         }
         Ok(())
@@ -243,16 +246,16 @@ fn read_at(path: &Path, offset: u64, len: usize) -> Result<Vec<u8>> {
 }
 
 /// How much of a root partition is content: the file system says how long it is, the hash tree adds less than a
-/// hundredth. Not more than the partition, and nothing when it is not EROFS (a wiped slot, seen from the rescue system).
-fn root_content_len(file: &File, partition: u64) -> u64 {
+/// hundredth. Not more than the partition; `None` when it is not EROFS.
+fn root_content_len(file: &File, partition: u64) -> Option<u64> {
     let mut sb = [0; 40];
     let magic = 0xe0f5_e1e2u32.to_le_bytes();
     if file.read_exact_at(&mut sb, 1024).is_err() || sb[..4] != magic || sb[12] > 16 {
-        return 0;
+        return None;
     }
     let blocks = u64::from(u32::from_le_bytes([sb[36], sb[37], sb[38], sb[39]]));
     let data = blocks << sb[12];
-    (data + data / 100 + 64 * 1024).min(partition)
+    Some((data + data / 100 + 64 * 1024).min(partition))
 }
 
 /// Reads the content back from the disk and compares every chunk.
@@ -318,6 +321,17 @@ impl<'a> ChunkSink<'a> {
             places.entry(*hash).or_default().push(index);
         }
         Self { chunks: Chunks::new(list), places, part }
+    }
+
+    /// The last chunk, which may be short.
+    fn finish(self) -> io::Result<()> {
+        self.place(&self.chunks.buf)
+    }
+
+    fn place(&self, chunk: &[u8]) -> io::Result<()> {
+        let size = u64::from(self.chunks.list.manifest().chunk_size);
+        let mut wanted = self.places.get(&hash(chunk)).into_iter().flatten();
+        wanted.try_for_each(|index| self.part.write_all_at(chunk, *index as u64 * size))
     }
 }
 
