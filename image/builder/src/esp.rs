@@ -24,6 +24,12 @@ const LOADER_CONF: &str = "timeout 0\neditor no\nauto-entries no\nauto-firmware 
 /// it) and, where nothing can be bricked by them, in a virtual machine, enrols them by itself.
 const ENROL_CONF: &str = "secure-boot-enroll if-safe\nsecure-boot-enroll-timeout-sec 5\n";
 
+/// Where the firmware has random numbers, systemd-boot makes itself a seed file and rewrites it at every boot. The kernel gets
+/// the firmware's numbers without it, and a boot must write nothing here; systemd-boot leaves alone what is longer than 32 KiB.
+const RANDOM_SEED_PATH: &str = "loader/random-seed";
+const RANDOM_SEED_BYTES: usize = 36 * 1024;
+const RANDOM_SEED_TEXT: &str = "Too long on purpose: so systemd-boot does not write here at every boot.\n";
+
 /// What the ESP of a new image holds.
 pub struct Content<'a> {
     /// systemd-boot.
@@ -42,9 +48,12 @@ pub fn write(disk: &File, path: &Path, content: &Content) -> Result<()> {
     let rescue = format!("{ENTRIES_DIR}/{RESCUE_ENTRY}");
     let enrol = if content.enrolment.is_empty() { "" } else { ENROL_CONF };
     let conf = format!("{LOADER_CONF}{enrol}");
+    let mut seed = RANDOM_SEED_TEXT.as_bytes().to_vec();
+    seed.resize(RANDOM_SEED_BYTES, b'\n');
     let mut files = vec![
         (BOOT_LOADER_PATH, content.boot_loader),
         (LOADER_CONF_PATH, conf.as_bytes()),
+        (RANDOM_SEED_PATH, &seed),
         (entry.as_str(), content.uki),
         (rescue.as_str(), content.rescue),
     ];

@@ -23,7 +23,6 @@ const FAULTS: [(&str, &str, &str); 3] = [
 ];
 
 #[test]
-#[ignore = "fails: each boot writes at 2121728 (the ESP's root directory) and 52649984; who does it is not known yet"]
 fn rule_1_ten_settled_boots_write_to_the_state_partition_alone() -> Result<()> {
     let bench = Bench::new()?;
     let log = bench.lab.dir().join("quiet.writes");
