@@ -32,6 +32,8 @@ pub struct Board {
     pub boot_part: String,
     /// Name of the part that holds the static `e2fsck`.
     pub fsck_part: String,
+    /// Names of the parts that hold what encrypts the state partition, and its libraries. None: it cannot be encrypted.
+    pub encryption_parts: Vec<String>,
     pub initramfs: ModuleSet,
     pub root: ModuleSet,
 }
@@ -153,6 +155,8 @@ struct Written {
     #[serde(default)]
     fsck: WrittenPart,
     #[serde(default)]
+    encryption: WrittenParts,
+    #[serde(default)]
     initramfs: WrittenModules,
     #[serde(default)]
     root: WrittenModules,
@@ -169,6 +173,13 @@ struct WrittenKernel {
 #[serde(deny_unknown_fields)]
 struct WrittenPart {
     part: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenParts {
+    #[serde(default)]
+    parts: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -196,6 +207,7 @@ impl Written {
             },
             boot: WrittenPart { part: self.boot.part.or(parent.boot.part) },
             fsck: WrittenPart { part: self.fsck.part.or(parent.fsck.part) },
+            encryption: WrittenParts { parts: joined(parent.encryption.parts, self.encryption.parts) },
             initramfs: self.initramfs.over(parent.initramfs),
             root: self.root.over(parent.root),
         }
@@ -218,6 +230,7 @@ impl Written {
             cmdline,
             boot_part: self.boot.part.ok_or_else(|| missing("boot.part"))?,
             fsck_part: self.fsck.part.ok_or_else(|| missing("fsck.part"))?,
+            encryption_parts: self.encryption.parts,
             initramfs,
             root,
         })

@@ -1,8 +1,9 @@
-//! The initramfs: our init, e2fsck, the modules it takes to open the root, and what a factory reset writes.
+//! The initramfs: our init, e2fsck, what opens an encrypted state, the modules it takes to open the root, and what a factory reset writes.
 //!
 //! Two compressed archives, one behind the other, as the kernel allows: the large one seldom changes and is kept in
 //! the cache, the one with `init` is made at every build.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -24,10 +25,10 @@ const ZSTD_LEVEL_QUICK: i32 = 9;
 /// Folders that the rescue system needs besides: its root is the initramfs.
 const RESCUE_MOUNT_POINTS: [&str; 2] = ["tmp", "state"];
 
-/// The compressed archives.
+/// The compressed archives. `tools` are programs and libraries by path (relative).
 pub fn make(
     init: &[u8],
-    e2fsck: &[u8],
+    tools: &BTreeMap<String, Vec<u8>>,
     pristine_state: &[u8],
     modules: &Selection,
     cache: &Path,
@@ -36,7 +37,9 @@ pub fn make(
     for point in MOUNT_POINTS {
         archive.folder(point);
     }
-    archive.file("sbin/e2fsck", 0o755, e2fsck);
+    for (path, content) in tools {
+        archive.file(path, 0o755, content);
+    }
     archive.file(PRISTINE_STATE, 0o644, pristine_state);
     archive.file("etc/macula/modules.toml", 0o644, modules.toml.as_bytes());
     for (name, content) in &modules.files {

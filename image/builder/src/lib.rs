@@ -12,6 +12,7 @@ pub mod esp;
 mod fat;
 mod initramfs;
 mod kernel;
+mod linked;
 mod modules;
 pub mod parts;
 pub mod progress;
@@ -66,6 +67,11 @@ const INIT: &str = "init";
 const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 const E2FSCK: &str = "usr/sbin/e2fsck.static";
+/// What encrypts and opens the state partition, and the libraries it opens for a TPM (systemd's `tpm2-util.c`).
+const ENCRYPTION_PROGRAMS: [&str; 3] =
+    ["usr/sbin/cryptsetup", "usr/bin/systemd-cryptenroll", "usr/bin/systemd-cryptsetup"];
+const ENCRYPTION_OPENED: [&str; 4] =
+    ["libtss2-esys.so.0", "libtss2-mu.so.0", "libtss2-rc.so.0", "libtss2-tcti-device.so.0"];
 const NAME: &str = "Macula OS";
 const RESCUE_NAME: &str = "Macula OS rescue";
 /// Content lies in the image in the order of the paths. Modules seldom change, so they come before `usr/bin`: a
@@ -203,8 +209,10 @@ fn check(spec: &ImageSpec) -> Result<()> {
 }
 
 impl ImageSpec {
-    fn part_names(&self) -> [&str; 3] {
-        [&self.board.kernel_part, &self.board.boot_part, &self.board.fsck_part]
+    fn part_names(&self) -> Vec<&str> {
+        let board = &self.board;
+        let single = [&board.kernel_part, &board.boot_part, &board.fsck_part];
+        single.into_iter().chain(&board.encryption_parts).map(String::as_str).collect()
     }
 }
 
@@ -224,7 +232,8 @@ impl Build<'_> {
         let root = self.root(&mut modules)?;
         let boot = parts.root(&spec.board.boot_part)?;
         let e2fsck = parts.root(&spec.board.fsck_part)?.join(E2FSCK);
-        let initrd = self.initramfs(&mut modules, &e2fsck)?;
+        let tools = self.early_tools(&parts, &e2fsck)?;
+        let initrd = self.initramfs(&mut modules, tools)?;
         let stub = boot.join(STUB);
         let uki = self.uki(&kernel, &root, &initrd, &stub)?;
         let artifacts = self.artifacts(&root, uki.len() as u64)?;
@@ -280,11 +289,24 @@ impl Build<'_> {
         Ok(root)
     }
 
-    fn initramfs(&self, modules: &mut ModuleTree, e2fsck: &Path) -> Result<Vec<u8>> {
+    /// Programs that PID 1 starts before it has a root, and their libraries.
+    fn early_tools(&self, parts: &parts::Unpacked, e2fsck: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut tools = match self.spec.board.encryption_parts.as_slice() {
+            [] => BTreeMap::new(),
+            names => {
+                let roots = names.iter().map(|name| parts.root(name)).collect::<Result<Vec<_>>>()?;
+                linked::collect(&roots, &ENCRYPTION_PROGRAMS, &ENCRYPTION_OPENED)?
+            }
+        };
+        tools.insert("sbin/e2fsck".to_owned(), read(e2fsck)?);
+        Ok(tools)
+    }
+
+    fn initramfs(&self, modules: &mut ModuleTree, tools: BTreeMap<String, Vec<u8>>) -> Result<Vec<u8>> {
         let selected = modules.select(&self.spec.board.initramfs, Form::Unpacked)?;
         let init = self.spec.programs.get(INIT).map_or(Path::new(INIT), PathBuf::as_path);
         let pristine = Pristine::of_image(&read(&self.state()?)?).encode();
-        initramfs::make(&read(init)?, &read(e2fsck)?, &pristine, &selected, &self.spec.cache_dir)
+        initramfs::make(&read(init)?, &tools, &pristine, &selected, &self.spec.cache_dir)
     }
 
     /// A UKI whose command line says `what` makes it a slot's or the rescue system's.

@@ -14,7 +14,7 @@ use crate::{BuiltImage, ImageSpec, tools};
 const FILE: &str = "stamp.json";
 
 /// A changed builder is a changed input.
-const SOURCES: [&str; 18] = [
+const SOURCES: [&str; 19] = [
     include_str!("cpio.rs"),
     include_str!("disk.rs"),
     include_str!("error.rs"),
@@ -23,6 +23,7 @@ const SOURCES: [&str; 18] = [
     include_str!("initramfs.rs"),
     include_str!("kernel.rs"),
     include_str!("lib.rs"),
+    include_str!("linked.rs"),
     include_str!("modules.rs"),
     include_str!("parts.rs"),
     include_str!("root.rs"),

@@ -6,6 +6,7 @@
 //!
 //! Numbers come from `docs/ARCHITECTURE.md`, "Disk (x86-64 UEFI)"; the GPT itself from UEFI 2.10, chapter 5.
 
+pub mod encryption;
 pub mod pristine;
 
 use thiserror::Error;

@@ -49,7 +49,12 @@ fn missing(need: Need) -> Vec<&'static str> {
     }
     if need == Need::Test {
         wanted.extend_from_slice(tools::TEST_PACKAGES);
-        wanted.extend_from_slice(&[("ip", "iproute2"), ("dnsmasq", "dnsmasq-base"), ("rauc", "rauc")]);
+        wanted.extend_from_slice(&[
+            ("ip", "iproute2"),
+            ("dnsmasq", "dnsmasq-base"),
+            ("rauc", "rauc"),
+            ("swtpm", "swtpm"),
+        ]);
     }
     let mut packages: Vec<_> = tools::missing(&wanted).into_iter().map(|(_, package)| package).collect();
     if machines && !FIRMWARE.iter().any(|f| Path::new(f).exists()) {

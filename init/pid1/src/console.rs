@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{FlushArg, LocalFlags, SetArg, Termios, tcflush, tcgetattr, tcsetattr};
 
 /// Longest line; the kernel cuts its own at about 1 KiB.
 const LINE_MAX: usize = 900;
@@ -53,7 +54,31 @@ pub fn inputs() -> Inputs {
     Inputs(consoles(OpenOptions::new().read(true)))
 }
 
+/// What is typed on the consoles is not shown while this lives.
+pub struct Hidden(Vec<(File, Termios)>);
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        for (console, before) in &self.0 {
+            let _ = tcsetattr(console, SetArg::TCSANOW, before);
+        }
+    }
+}
+
 impl Inputs {
+    /// Hides what is typed, and forgets what was typed before.
+    pub fn hide(&self) -> Hidden {
+        let hide = |input: &File| -> Option<(File, Termios)> {
+            let before = tcgetattr(input).ok()?;
+            let mut hidden = before.clone();
+            hidden.local_flags.remove(LocalFlags::ECHO);
+            let _ = tcflush(input, FlushArg::TCIFLUSH);
+            tcsetattr(input, SetArg::TCSANOW, &hidden).ok()?;
+            Some((input.try_clone().ok()?, before))
+        };
+        Hidden(self.0.iter().filter_map(hide).collect())
+    }
+
     /// A line typed on any console within `patience`; the consoles themselves put it together.
     pub fn line(&mut self, patience: Duration) -> Option<String> {
         let mut ready: Vec<_> =

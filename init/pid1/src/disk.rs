@@ -5,15 +5,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use image_layout::encryption::Encryption;
 use init_plan::disks::{Disk, partition};
 use init_plan::gpt::{self, Copy, SECTOR};
 use init_plan::guid::Guid;
-use init_plan::renew::{Renewal, renew};
+use init_plan::renew::{Renewal, renew, with_encryption};
 use init_plan::reset;
 use init_plan::steps::Devices;
 
 use crate::console::say;
-use crate::sys::block;
+use crate::sys::{block, random};
 
 const BLOCK: &str = "/sys/class/block";
 /// Devices that cannot be a boot disk, by the start of their name.
@@ -72,12 +73,21 @@ pub fn renew_table(disk: &Disk) -> Result<bool> {
     Ok(renewal.new_guids)
 }
 
+/// Gives a fresh disk all its room and marks it for a reset that makes its state as wished.
+pub fn request_encryption(disk: &Disk, wish: Option<Encryption>) -> Result<Disk> {
+    let renewal = with_encryption(disk, wish);
+    write_table(disk, &renewal)
+        .with_context(|| format!("cannot write the partition table of {}", disk.name))?;
+    Ok(Disk { table: renewal.table, copy: Copy::Primary, ..disk.clone() })
+}
+
 /// Marks the disk for a factory reset, which the next boot makes (or this one, if nothing uses the state partition yet).
-pub fn request_reset(disk: &Disk) -> Result<Disk> {
+/// The new state is encrypted as wished.
+pub fn request_reset(disk: &Disk, wish: Option<Encryption>) -> Result<Disk> {
     let device = OpenOptions::new().read(true).write(true).open(node(&disk.name))?;
     let mut sector_0 = vec![0; SECTOR as usize];
     device.read_exact_at(&mut sector_0, 0)?;
-    let (marked, writes) = reset::request(disk, &sector_0);
+    let (marked, writes) = reset::request(disk, &sector_0, wish);
     for write in writes {
         device.write_all_at(&write.bytes, write.offset)?;
         device.sync_all()?;
@@ -86,11 +96,13 @@ pub fn request_reset(disk: &Disk) -> Result<Disk> {
 }
 
 /// As [`request_reset`], for a node that runs: `disk_node` is the boot disk's node.
-pub fn request_reset_at(disk_node: &str) -> Result<()> {
+pub fn request_reset_at(disk_node: &str, wish: Option<Encryption>) -> Result<()> {
     let name = Path::new(disk_node).strip_prefix("/dev").context("the boot disk is not in /dev")?;
     let name = name.to_string_lossy().replace('/', "!");
     let disk = read(&name).with_context(|| format!("{disk_node} has no usable partition table"))?;
-    request_reset(&disk).map(drop).with_context(|| format!("cannot write the partition table of {disk_node}"))
+    request_reset(&disk, wish)
+        .map(drop)
+        .with_context(|| format!("cannot write the partition table of {disk_node}"))
 }
 
 fn write_table(disk: &Disk, renewal: &Renewal) -> Result<()> {
@@ -118,16 +130,10 @@ fn write_table(disk: &Disk, renewal: &Renewal) -> Result<()> {
 }
 
 fn random_guid() -> Result<Guid> {
-    let mut bytes = [0; 16];
-    // SAFETY: at most 16 bytes are written. It blocks until the kernel has enough randomness, once.
-    let got = unsafe { nix::libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if got != bytes.len() as isize {
-        bail!("the kernel gave no random numbers: {}", std::io::Error::last_os_error());
-    }
-    Ok(Guid::from_random(bytes))
+    random::bytes().map(Guid::from_random)
 }
 
-/// The nodes of the disk and its four partitions, as the kernel named them.
+/// The nodes of the disk and its four partitions, as the kernel named them. Whether the state is encrypted is not looked at.
 pub fn devices(disk: &str) -> Result<Devices> {
     let partition = |number: u32| -> Result<String> {
         let folder = Path::new(BLOCK).join(disk);
@@ -143,7 +149,7 @@ pub fn devices(disk: &str) -> Result<Devices> {
     };
     let disk_node = node(disk).to_string_lossy().into_owned();
     let (esp, root_a, root_b, state) = (partition(1)?, partition(2)?, partition(3)?, partition(4)?);
-    Ok(Devices { disk: disk_node, esp, root_a, root_b, state })
+    Ok(Devices { disk: disk_node, esp, root_a, root_b, state, encryption: None })
 }
 
 /// sysfs writes `!` where a name in `/dev` has a slash.

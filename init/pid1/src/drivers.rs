@@ -62,6 +62,11 @@ impl Drivers {
         self.insert(&always);
     }
 
+    /// Inserts modules that no device asks for, by their canonical names.
+    pub fn plug_named(&mut self, names: &[&str]) {
+        self.insert(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    }
+
     /// Inserts drivers for every device in sysfs that has not been looked at yet.
     pub fn coldplug(&mut self) {
         let mut found = Vec::new();

@@ -9,7 +9,8 @@ use init_plan::cmdline::{CommandLine, Root};
 use init_plan::disks::{Disk, FindError, find};
 use init_plan::failure::{Booted, OnFailure};
 use init_plan::guid::Guid;
-use init_plan::reset::is_requested;
+use init_plan::provision;
+use init_plan::reset::{is_fresh, requested};
 use init_plan::steps;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -17,7 +18,7 @@ use crate::console::{now, say};
 use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::uevents::{Received, Uevents};
-use crate::{console, disk, firmware, reset, sys};
+use crate::{console, disk, encryption, firmware, reset, state, sys};
 
 const MODULES_LIST: &str = "/etc/macula/modules.toml";
 const MODULES_FOLDER: &str = "/lib/modules";
@@ -58,22 +59,50 @@ fn find_boot_disk(node: &mut Node) -> Result<Disk, StepFailed> {
 }
 
 fn prepare_disk(node: &mut Node, disk: &Disk) -> Result<(), StepFailed> {
+    let disk = at("encryption", encrypt_if_asked(disk))?;
     let disk = &at("reset", reset_if_asked(node, disk))?;
     node.first_boot = at("partition-table", disk::renew_table(disk))?;
-    node.devices = Some(at("disk", disk::devices(&disk.name))?);
+    let mut devices = at("disk", disk::devices(&disk.name))?;
+    devices.encryption = at("state", encryption::of(&devices.state))?;
+    node.devices = Some(devices);
     Ok(())
 }
 
-/// A reset that the table asks for, or the boot menu and then a person. Returns the disk as its table is now.
-fn reset_if_asked(node: &mut Node, disk: &Disk) -> Result<Disk> {
-    let mut disk = disk.clone();
-    let asked_in_menu = node.command_line.as_ref().is_some_and(|line| line.ask_reset);
-    if asked_in_menu && !is_requested(&disk) && reset::is_confirmed(node) {
-        disk = disk::request_reset(&disk).context("cannot mark the disk for a reset")?;
+/// On a fresh disk, what the owner's `/macula.toml` says about encryption. It may say something else in the next boot, if this
+/// one fails. Returns the disk as its table is now.
+fn encrypt_if_asked(disk: &Disk) -> Result<Disk> {
+    if !is_fresh(disk) {
+        return Ok(disk.clone());
     }
-    if is_requested(&disk) {
+    let devices = disk::devices(&disk.name)?;
+    let wish = match state::provision_text(&devices.esp) {
+        Ok(text) => provision::encryption(&text)?,
+        Err(error) => {
+            say(&format!("the ESP's files cannot be read: {error:#}"));
+            None
+        }
+    };
+    if requested(disk).unwrap_or_default() == wish {
+        return Ok(disk.clone());
+    }
+    disk::request_encryption(disk, wish)
+}
+
+/// A reset that the table asks for, or the boot menu and then a person. Returns the disk as its table is now.
+fn reset_if_asked(node: &mut Node, mut disk: Disk) -> Result<Disk> {
+    let asked_in_menu = node.command_line.as_ref().is_some_and(|line| line.ask_reset);
+    let is_fixed = requested(&disk) == Some(None);
+    if asked_in_menu && !is_fixed && reset::is_confirmed(node) {
+        // As it is encrypted now; but when that is what a reset under way cannot do, not at all.
+        let wish = match requested(&disk) {
+            Some(_) => None,
+            None => encryption::of(&disk::devices(&disk.name)?.state)?,
+        };
+        disk = disk::request_reset(&disk, wish).context("cannot mark the disk for a reset")?;
+    }
+    if let Some(wish) = requested(&disk) {
         let devices = disk::devices(&disk.name)?;
-        reset::remake(&devices.state, &mut || node.watchdog.feed())?;
+        reset::remake(node, &devices.state, wish)?;
     }
     Ok(disk)
 }

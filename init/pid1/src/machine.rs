@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 
 use crate::console::say;
 use crate::node::Node;
-use crate::{last_boot, state, switch_root, sys, verity};
+use crate::{encryption, last_boot, state, switch_root, sys, verity};
 
 /// A step that ends the boot.
 #[derive(Debug)]
@@ -61,6 +61,7 @@ impl Perform for Node {
             Step::DeviceNode { path, of, mode } => {
                 device_node(path, of, *mode).with_context(|| format!("cannot make {path} for {of}"))
             }
+            Step::UnlockState { partition, kind } => encryption::unlock(self, partition, *kind),
             Step::CheckState { device } => state::check(device, &mut || self.watchdog.feed()),
             Step::GrowState { device } => state::grow(device),
             Step::LookBack => last_boot::look_back(self),

@@ -13,6 +13,7 @@ mod clock;
 mod console;
 mod disk;
 mod drivers;
+mod encryption;
 mod evidence;
 #[cfg(feature = "fault-injection")]
 mod fault;
@@ -28,6 +29,7 @@ mod supervisor;
 mod switch_root;
 mod sys;
 mod system;
+mod tool;
 mod uevents;
 mod verity;
 mod watchdog;

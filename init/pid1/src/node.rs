@@ -25,6 +25,8 @@ pub struct Node {
     pub boot_id: String,
     pub first_boot: bool,
     pub state_is_mounted: bool,
+    /// PIN or passphrase of the state partition that was encrypted in this boot, until it is opened.
+    pub secret: Option<String>,
     /// How the boot before this one ended, if it was without a word.
     pub interrupted: Option<Interrupted>,
     /// This boot's record on the state partition.

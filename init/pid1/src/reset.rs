@@ -5,7 +5,8 @@
 //!
 //! What becomes of the old bytes: the node key and the configuration are overwritten in their places, then the device is told
 //! that the whole partition is unused, then the new file system is written over its start. Flash may keep old
-//! copies of overwritten blocks where only its maker can read them (`docs/decisions/0010`).
+//! copies of overwritten blocks where only its maker can read them (`docs/decisions/0010`). Of an encrypted partition only
+//! the header with its keys is overwritten.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,14 +15,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use image_layout::encryption::Encryption;
 use image_layout::pristine::Pristine;
 use image_layout::{BLOCK_BYTES, PRISTINE_STATE};
+use init_plan::luks::DATA_AT;
 use init_plan::reset::{ERASED, is_erased};
-use init_plan::steps::STATE;
+use init_plan::steps::{STATE, STATE_MAPPED};
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::console::{self, now, say};
+use crate::encryption;
 use crate::node::Node;
 use crate::sys::block;
 
@@ -61,16 +65,33 @@ pub fn is_confirmed(node: &mut Node) -> bool {
     false
 }
 
-/// Makes the state partition pristine. May be repeated at any time.
-pub fn remake(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
+/// Makes the state pristine, encrypted as wished. May be repeated at any time.
+pub fn remake(node: &mut Node, device: &str, wish: Option<Encryption>) -> Result<()> {
     let file = Path::new("/").join(PRISTINE_STATE);
     let pristine = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let pristine = Pristine::decode(&pristine)?;
-    let size = block::size(&File::open(device).with_context(|| format!("cannot open {device}"))?)?;
-    if size < pristine.bytes {
-        bail!("{device} has {size} bytes, its file system needs {}", pristine.bytes);
+    let size = block::size(&open(device)?)?;
+    let needed = pristine.bytes + if wish.is_some() { DATA_AT } else { 0 };
+    if size < needed {
+        bail!("{device} has {size} bytes, its file system needs {needed}");
     }
     say("factory reset: erasing the state partition");
+    erase(device, size, &mut || node.watchdog.feed())?;
+    match wish {
+        None => write(device, &pristine, &mut || node.watchdog.feed())?,
+        Some(kind) => {
+            let recovery = encryption::format(node, device, kind)?;
+            write(STATE_MAPPED, &pristine, &mut || node.watchdog.feed())?;
+            encryption::keep(&recovery)?;
+            encryption::close(&mut || node.watchdog.feed())?;
+            say(&format!("the state is encrypted; it is opened by: {kind}"));
+        }
+    }
+    say("factory reset: state is empty");
+    Ok(())
+}
+
+fn erase(device: &str, size: u64, feed: &mut dyn FnMut()) -> Result<()> {
     overwrite_secrets(device, feed)?;
     let partition = open(device)?;
     for (at, length) in pieces(BLOCK_BYTES, size) {
@@ -79,16 +100,20 @@ pub fn remake(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
             break;
         }
     }
-    zero(&partition, BLOCK_BYTES, pristine.bytes, feed)?;
+    Ok(())
+}
+
+/// Its first block last: until then there is no file system.
+fn write(volume: &str, pristine: &Pristine, feed: &mut dyn FnMut()) -> Result<()> {
+    let volume_file = open(volume)?;
+    zero(&volume_file, BLOCK_BYTES, pristine.bytes, feed)?;
     let (blocks, first) = pristine.writes();
     for (offset, bytes) in blocks {
-        partition.write_all_at(bytes, offset)?;
+        volume_file.write_all_at(bytes, offset)?;
     }
-    partition.sync_all()?;
-    partition.write_all_at(first, 0)?;
-    partition.sync_all().with_context(|| format!("cannot write {device}"))?;
-    say("factory reset: state is empty");
-    Ok(())
+    volume_file.sync_all()?;
+    volume_file.write_all_at(first, 0)?;
+    volume_file.sync_all().with_context(|| format!("cannot write {volume}"))
 }
 
 /// Overwrites what is secret, and says so in the partition's first block, which makes the old file system unusable. If it
@@ -101,6 +126,9 @@ fn overwrite_secrets(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
     if is_erased(&sector) {
         return Ok(());
     }
+    if encryption::of(device)?.is_some() {
+        return overwrite_keys(device, feed);
+    }
     let overwritten = overwrite_files(device);
     let partition = open(device)?;
     if let Err(error) = overwritten {
@@ -109,10 +137,22 @@ fn overwrite_secrets(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
         ));
         zero(&partition, BLOCK_BYTES, block::size(&partition)?, feed)?;
     }
+    mark_erased(&partition).with_context(|| format!("cannot write {device}"))
+}
+
+/// Without its header, what is encrypted is noise.
+fn overwrite_keys(device: &str, feed: &mut dyn FnMut()) -> Result<()> {
+    let partition = open(device)?;
+    zero(&partition, BLOCK_BYTES, DATA_AT, feed)?;
+    partition.sync_all()?;
+    mark_erased(&partition).with_context(|| format!("cannot write {device}"))
+}
+
+fn mark_erased(partition: &File) -> io::Result<()> {
     let mut mark = vec![0; BLOCK_BYTES as usize];
     mark[..ERASED.len()].copy_from_slice(ERASED);
     partition.write_all_at(&mark, 0)?;
-    partition.sync_all().with_context(|| format!("cannot write {device}"))
+    partition.sync_all()
 }
 
 fn overwrite_files(device: &str) -> Result<()> {

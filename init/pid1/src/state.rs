@@ -5,11 +5,8 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use image_layout::PROVISION_FILE;
@@ -19,12 +16,10 @@ use os_bootloader::esp;
 use os_durable::{Form, Found};
 
 use crate::console::say;
-use crate::sys::{block, files};
+use crate::sys::block;
+use crate::tool::Tool;
 
 const E2FSCK: &str = "/sbin/e2fsck";
-const LOG: &str = "/fsck.log";
-/// Lines of e2fsck's output that are shown.
-const LINES_MAX: usize = 20;
 /// A check that takes longer is hanging.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const CONFIG: &str = "/state/config.toml";
@@ -62,41 +57,8 @@ fn reseal(device: &str) -> Result<bool> {
 }
 
 fn e2fsck(how: &str, device: &str, feed: &mut dyn FnMut()) -> Result<i32> {
-    let log = File::create(LOG).with_context(|| format!("cannot create {LOG}"))?;
-    let mut child = Command::new(E2FSCK)
-        .args([how, device])
-        .env_clear()
-        .stdin(Stdio::null())
-        .stderr(log.try_clone()?)
-        .stdout(log)
-        .spawn()
-        .with_context(|| format!("cannot start {E2FSCK}"))?;
-    let started = Instant::now();
-    let status = loop {
-        feed();
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if started.elapsed() > PATIENCE {
-            let _ = child.kill();
-            bail!("e2fsck {how} {device} did not end within {} min", PATIENCE.as_secs() / 60);
-        }
-        sleep(Duration::from_millis(10));
-    };
-    let code = exit_code(status);
-    if code != 0 {
-        let output = files::read_bounded(Path::new(LOG), 1 << 20).unwrap_or_default();
-        output.lines().take(LINES_MAX).for_each(|line| say(&format!("e2fsck: {line}")));
-    }
-    Ok(code)
-}
-
-/// A death by signal counts as an operational error (8), e2fsck's own code for it.
-fn exit_code(status: ExitStatus) -> i32 {
-    match status.signal() {
-        Some(_) => 8,
-        None => status.code().unwrap_or(8),
-    }
+    let arguments = [how, device];
+    Tool { program: E2FSCK, arguments: &arguments, input: "", environment: &[], patience: PATIENCE }.run(feed)
 }
 
 /// Grows the mounted file system to its partition.
@@ -114,6 +76,12 @@ pub fn grow(device: &str) -> Result<()> {
     let mib = |blocks: u64| blocks.saturating_mul(superblock.block_size) >> 20;
     say(&format!("state grown from {} to {} MiB", mib(superblock.blocks), mib(room)));
     Ok(())
+}
+
+/// The text of `/macula.toml` on the ESP; empty when there is none.
+pub fn provision_text(esp_device: &str) -> Result<String> {
+    let bytes = esp::read_small_file(Path::new(esp_device), PROVISION_FILE, CONFIG_BYTES_MAX)?;
+    Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
 }
 
 /// Sees to it that both copies of the configuration are whole and the same, then takes over `/macula.toml` from the ESP if
@@ -167,7 +135,8 @@ fn heal(config: &Path) -> Option<Vec<u8>> {
 
 /// What the configuration calls this node, or the name that every new node has.
 pub fn hostname() -> String {
-    let text = files::read_bounded(Path::new(CONFIG), CONFIG_BYTES_MAX as u64).unwrap_or_default();
+    let text =
+        crate::sys::files::read_bounded(Path::new(CONFIG), CONFIG_BYTES_MAX as u64).unwrap_or_default();
     init_plan::hostname::from_config(&text)
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, anyhow};
 use init_plan::cmdline::Root;
 use init_plan::failure::{OnFailure, condemned, why_rescue};
+use init_plan::reset::Wish;
 use init_plan::steps::{self, Devices};
 use init_plan::supervision::{Message, Next, STAGE_UNITS};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,7 +24,7 @@ use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::supervisor::Supervisor;
 use crate::uevents::Received;
-use crate::{clock, disk, evidence, last_boot, state};
+use crate::{clock, disk, encryption, evidence, last_boot, state};
 
 const MODULES_LIST: &str = "/usr/lib/modules/modules.toml";
 const MODULES_FOLDER: &str = "/usr/lib/modules";
@@ -99,6 +100,8 @@ fn boot_info(node: &Node, devices: &Devices) -> Option<BootInfo> {
         root_a: devices.root_a.clone().into(),
         root_b: devices.root_b.clone().into(),
         state: devices.state.clone().into(),
+        encryption: devices.encryption.map(|kind| kind.to_string()),
+        tpm: encryption::has_tpm(),
         first_boot: node.first_boot,
         evidence,
         interrupted: node.interrupted.clone(),
@@ -241,7 +244,7 @@ impl System<'_> {
                 }
                 Message::Rescue(reason) => self.begin_ending(End::Rescue, &reason),
                 Message::PowerOff(reason) => self.begin_ending(End::PowerOff, &reason),
-                Message::Reset(reason) => self.begin_reset(&reason),
+                Message::Reset { encryption, reason } => self.begin_reset(encryption, &reason),
                 Message::Failed(reason) if self.ending.is_none() => {
                     return Err(fail(STAGE_UNITS, self.after_services_fail(), anyhow!(reason)));
                 }
@@ -252,9 +255,9 @@ impl System<'_> {
     }
 
     /// The mark first: from then on every boot, also one after a cut, makes the reset.
-    fn begin_reset(&mut self, reason: &str) {
+    fn begin_reset(&mut self, wish: Wish, reason: &str) {
         let Some(devices) = &self.node.devices else { return };
-        match disk::request_reset_at(&devices.disk) {
+        match disk::request_reset_at(&devices.disk, wish.or_as_it_is(devices.encryption)) {
             Ok(()) => self.begin_ending(End::Reboot, &format!("factory reset: {reason}")),
             Err(error) => say(&format!("no factory reset: {error:#}")),
         }

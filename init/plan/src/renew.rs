@@ -6,6 +6,7 @@
 //! firmware and [`crate::gpt::read`] then use and [`renew`] writes back. The old backup lies inside the grown state
 //! partition and is never used again.
 
+use image_layout::encryption::{self, ENCRYPTION_ATTRIBUTES, Encryption};
 use image_layout::{FACTORY_ATTRIBUTE, RESET_ATTRIBUTE};
 
 use crate::disks::Disk;
@@ -44,17 +45,34 @@ pub fn renew(disk: &Disk, mut fresh: impl FnMut() -> Guid) -> Option<Renewal> {
         for partition in &mut table.partitions {
             partition.guid = fresh();
             if partition.number == STATE {
-                partition.attributes &= !FRESH;
+                partition.attributes &= !(FRESH | ENCRYPTION_ATTRIBUTES);
             }
         }
     }
     let moved = table.backup_lba() != disk.sectors - 1;
-    table.my_lba = 1;
-    table.alternate_lba = disk.sectors - 1;
-    table.last_usable = disk.sectors - 1 - BACKUP_SECTORS;
-    let grown = grow_state(&mut table);
+    let grown = reach_end(&mut table, disk.sectors);
     let changed = new_guids || moved || grown || disk.copy == Copy::Backup;
     changed.then_some(Renewal { table, new_guids, grown })
+}
+
+/// What a fresh disk needs before its state can be encrypted: all the room there is, and a factory reset that encrypts. The
+/// disk stays a fresh one, so what is cut here starts over, as an ordinary first boot does.
+pub fn with_encryption(disk: &Disk, wish: Option<Encryption>) -> Renewal {
+    let mut table = disk.table.clone();
+    let grown = reach_end(&mut table, disk.sectors);
+    for partition in table.partitions.iter_mut().filter(|p| p.number == STATE) {
+        partition.attributes &= !ENCRYPTION_ATTRIBUTES;
+        partition.attributes |= RESET_ATTRIBUTE | encryption::to_attributes(wish);
+    }
+    Renewal { table, new_guids: false, grown }
+}
+
+/// Moves the backup table to the disk's end, and the state partition's end up to it. Returns whether that grew.
+fn reach_end(table: &mut Table, sectors: u64) -> bool {
+    table.my_lba = 1;
+    table.alternate_lba = sectors - 1;
+    table.last_usable = sectors - 1 - BACKUP_SECTORS;
+    grow_state(table)
 }
 
 /// Extends the state partition if it is the last one on the disk.
@@ -149,6 +167,31 @@ mod tests {
         let renewal = renew(&seen(&bytes), counter()).unwrap();
         assert_eq!((renewal.new_guids, renewal.grown), (false, true));
         assert_eq!(renewal.table.disk_guid, table.disk_guid);
+    }
+
+    #[test]
+    fn a_fresh_disk_that_is_to_be_encrypted_grows_first_and_stays_fresh() {
+        let old = disk_bytes(&sample(12288), 40960);
+        let writes = with_encryption(&seen(&old), Some(Encryption::TpmPin)).writes(&old[..512]);
+        for (done, write) in writes.iter().enumerate() {
+            for cut in 0..=write.bytes.len() / 512 {
+                let mut bytes = old.clone();
+                apply(&mut bytes, &writes[..done]);
+                bytes[write.offset as usize..][..cut * 512].copy_from_slice(&write.bytes[..cut * 512]);
+                let found = seen(&bytes);
+                let state = disks::partition(&found.table, 4).unwrap();
+                assert!(state.attributes & FACTORY_ATTRIBUTE != 0);
+                let asked = encryption::from_attributes(state.attributes);
+                assert_eq!(asked.is_some(), state.attributes & RESET_ATTRIBUTE != 0 && state.last == 38911);
+            }
+        }
+        let mut bytes = old.clone();
+        apply(&mut bytes, &writes);
+        let marked = seen(&bytes);
+        assert_eq!(crate::reset::requested(&marked), Some(Some(Encryption::TpmPin)));
+        let renewal = renew(&marked, counter()).unwrap();
+        assert_eq!((renewal.new_guids, renewal.grown), (true, false));
+        assert_eq!(disks::partition(&renewal.table, 4).unwrap().attributes, 0);
     }
 
     /// Every cut between two sectors, and within the write that is under way in either order.

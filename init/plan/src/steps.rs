@@ -1,6 +1,7 @@
 //! A boot as a list of steps. Each step is a value, names the stage that evidence will quote, and says what its
 //! failure leads to. `init` performs them in order and makes no choices of its own.
 
+use image_layout::encryption::Encryption;
 use os_slots::Slot;
 
 use crate::cmdline::Verity;
@@ -11,6 +12,9 @@ use crate::last_boot::PSTORE;
 pub const NEW_ROOT: &str = "/sysroot";
 pub const VERITY_NAME: &str = "macula-root";
 const VERITY_NODE: &str = "/dev/mapper/macula-root";
+/// The opened state partition's name in the device mapper, and its node.
+pub const STATE_NAME: &str = "macula-state";
+pub const STATE_MAPPED: &str = "/dev/mapper/macula-state";
 /// In both stages: state is mounted here before the root is switched.
 pub const STATE: &str = "/state";
 pub const EVIDENCE: &str = "/state/boot";
@@ -55,7 +59,12 @@ pub enum Step {
         of: String,
         mode: u32,
     },
-    /// `e2fsck` on the unmounted state partition.
+    /// Opens the encrypted state partition; afterwards [`STATE_MAPPED`] exists.
+    UnlockState {
+        partition: String,
+        kind: Encryption,
+    },
+    /// `e2fsck` on the unmounted state file system.
     CheckState {
         device: String,
     },
@@ -118,10 +127,18 @@ pub struct Devices {
     pub esp: String,
     pub root_a: String,
     pub root_b: String,
+    /// The partition.
     pub state: String,
+    /// How it is opened, if it is encrypted.
+    pub encryption: Option<Encryption>,
 }
 
 impl Devices {
+    /// What the state file system is on.
+    pub fn state_volume(&self) -> &str {
+        if self.encryption.is_some() { STATE_MAPPED } else { &self.state }
+    }
+
     pub fn root(&self, slot: Slot) -> &str {
         match slot {
             Slot::A => &self.root_a,
@@ -176,10 +193,14 @@ pub fn rescue(devices: &Devices) -> Vec<Planned> {
 
 fn state(devices: &Devices) -> Plan {
     let mut plan = Plan::new("state", OnFailure::Reboot);
-    plan.push(Step::CheckState { device: devices.state.clone() });
-    plan.dir(STATE, 0o755).mount(&devices.state, STATE, "ext4", ALL, STATE_OPTIONS);
+    if let Some(kind) = devices.encryption {
+        plan.push(Step::UnlockState { partition: devices.state.clone(), kind });
+    }
+    let volume = devices.state_volume();
+    plan.push(Step::CheckState { device: volume.into() });
+    plan.dir(STATE, 0o755).mount(volume, STATE, "ext4", ALL, STATE_OPTIONS);
     plan.stage("state", OnFailure::Continue);
-    plan.push(Step::GrowState { device: devices.state.clone() }).dir(EVIDENCE, 0o755);
+    plan.push(Step::GrowState { device: volume.into() }).dir(EVIDENCE, 0o755);
     plan.push(Step::LookBack);
     plan.stage("provision", OnFailure::Continue);
     plan.push(Step::Provision { esp: devices.esp.clone() });
@@ -267,7 +288,7 @@ impl Plan {
             ("esp", &devices.esp, 0o600),
             ("root-a", &devices.root_a, root_mode(Slot::A)),
             ("root-b", &devices.root_b, root_mode(Slot::B)),
-            ("state", &devices.state, 0o600),
+            ("state", &devices.state_volume().to_owned(), 0o600),
         ] {
             self.push(Step::DeviceNode { path: format!("/dev/macula/{name}"), of: of.clone(), mode });
         }
@@ -280,7 +301,8 @@ mod tests {
 
     fn devices() -> Devices {
         let node = |number: &str| format!("/dev/vda{number}");
-        Devices { disk: node(""), esp: node("1"), root_a: node("2"), root_b: node("3"), state: node("4") }
+        let (root_a, root_b, state) = (node("2"), node("3"), node("4"));
+        Devices { disk: node(""), esp: node("1"), root_a, root_b, state, encryption: None }
     }
 
     fn verity() -> Verity {
@@ -312,6 +334,21 @@ mod tests {
         assert_eq!(switch, plan.len() - 1);
         assert!(plan[open..].iter().all(|planned| planned.on_failure == OnFailure::OtherSlot));
         assert!(plan[..state].iter().all(|planned| planned.on_failure == OnFailure::Reboot));
+    }
+
+    #[test]
+    fn an_encrypted_state_is_opened_before_it_is_looked_at() {
+        let devices = Devices { encryption: Some(Encryption::Tpm), ..devices() };
+        for plan in [root(&devices, Slot::A, &verity()), rescue(&devices)] {
+            let unlock = position(
+                &plan,
+                |step| matches!(step, Step::UnlockState { partition, .. } if partition == "/dev/vda4"),
+            );
+            let check =
+                position(&plan, |step| matches!(step, Step::CheckState { device } if device == STATE_MAPPED));
+            assert!(unlock < check && plan[unlock].on_failure == OnFailure::Reboot);
+            assert!(!plan[check..].iter().any(|p| format!("{:?}", p.step).contains("/dev/vda4")));
+        }
     }
 
     #[test]

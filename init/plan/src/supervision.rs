@@ -1,5 +1,6 @@
 //! When PID 1 feeds the watchdog, restarts the supervisor, or gives up on this boot. Times are durations since boot.
 
+use crate::reset::Wish;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -74,8 +75,11 @@ pub enum Message {
     /// Into the rescue system.
     Rescue(String),
     PowerOff(String),
-    /// Factory reset, then reboot.
-    Reset(String),
+    /// Factory reset, then reboot. On the line: `reset <wish> <reason>`.
+    Reset {
+        encryption: Wish,
+        reason: String,
+    },
     /// A required unit stays down: this boot has failed.
     Failed(String),
 }
@@ -88,16 +92,22 @@ impl Message {
     pub fn parse(datagram: &[u8]) -> Result<Message, UnknownMessage> {
         let text = String::from_utf8_lossy(&datagram[..datagram.len().min(MESSAGE_BYTES_MAX)]);
         let (word, reason) = text.trim_end().split_once(' ').unwrap_or((text.trim_end(), "no reason given"));
+        let unknown = || UnknownMessage(text.chars().take(64).collect());
         match word {
             "alive" => Ok(Message::Alive),
             "reboot" => Ok(Message::Reboot(reason.to_owned())),
             "rescue" => Ok(Message::Rescue(reason.to_owned())),
             "poweroff" => Ok(Message::PowerOff(reason.to_owned())),
             "failed" => Ok(Message::Failed(reason.to_owned())),
-            "reset" => Ok(Message::Reset(reason.to_owned())),
-            _ => Err(UnknownMessage(text.chars().take(64).collect())),
+            "reset" => reset(reason).ok_or_else(unknown),
+            _ => Err(unknown()),
         }
     }
+}
+
+fn reset(rest: &str) -> Option<Message> {
+    let (wish, reason) = rest.split_once(' ')?;
+    Some(Message::Reset { encryption: Wish::parse(wish).ok()?, reason: reason.to_owned() })
 }
 
 /// What follows from the supervisor's end.
@@ -171,6 +181,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use image_layout::encryption::Encryption;
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -180,10 +191,15 @@ mod tests {
     fn messages_are_words() {
         assert_eq!(Message::parse(b"alive"), Ok(Message::Alive));
         assert_eq!(Message::parse(b"reboot trial of 0.2.0"), Ok(Message::Reboot("trial of 0.2.0".into())));
-        assert_eq!(Message::parse(b"reset by order"), Ok(Message::Reset("by order".into())));
+        for (word, encryption) in
+            [("keep", Wish::AsItIs), ("off", Wish::Like(None)), ("tpm", Wish::Like(Some(Encryption::Tpm)))]
+        {
+            let reset = Message::parse(format!("reset {word} by order").as_bytes());
+            assert_eq!(reset, Ok(Message::Reset { encryption, reason: "by order".into() }));
+        }
         assert_eq!(Message::parse(b"poweroff"), Ok(Message::PowerOff("no reason given".into())));
         assert_eq!(Message::parse(b"failed mesh is down"), Ok(Message::Failed("mesh is down".into())));
-        for bad in [&b""[..], b"Alive", b"\xff\xfe", &[b'x'; 4096]] {
+        for bad in [&b""[..], b"reset", b"reset by order", b"Alive", b"\xff\xfe", &[b'x'; 4096]] {
             assert!(Message::parse(bad).is_err());
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use init_plan::reset::Wish;
 use init_plan::unit::SUPERVISOR;
 use os_durable::Form;
 use services_api::bus::{failed, not_for_the_console, uid};
@@ -150,8 +151,12 @@ impl Supervisor {
         self.ask(|reply| Command::Power { word: "poweroff", reason, reply }).await
     }
 
-    async fn factory_reset(&self, reason: String) -> fdo::Result<()> {
+    async fn factory_reset(&self, encryption: String, reason: String) -> fdo::Result<()> {
         only_for_update(self.uid)?;
+        let reason = match Wish::parse(&encryption) {
+            Ok(_) => format!("{encryption} {reason}"),
+            Err(error) => return Err(fdo::Error::InvalidArgs(error.to_string())),
+        };
         self.ask(|reply| Command::Power { word: "reset", reason, reply }).await
     }
 

@@ -1,5 +1,5 @@
 //! The line to PID 1: a `SOCK_SEQPACKET` socket whose number is in `MACULA_PID1_FD`. Datagrams are short text, `alive`,
-//! `reboot <reason>`, `rescue <reason>`, `poweroff <reason>`, `reset <reason>` and `failed <reason>` upwards, `stop` downwards.
+//! `reboot <reason>`, `rescue <reason>`, `poweroff <reason>`, `reset <encryption> <reason>` and `failed <reason>` upwards, `stop` downwards.
 //! Without it (on a host) the supervisor runs alone.
 
 use std::io;

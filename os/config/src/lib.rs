@@ -13,6 +13,7 @@ mod written;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use image_layout::encryption::Encryption;
 use os_durable::{Form, Found};
 use os_identity::NodeId;
 
@@ -33,6 +34,7 @@ pub struct Config {
     pub mesh: Mesh,
     pub update: Update,
     pub gate: Gate,
+    pub state: State,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +82,12 @@ pub struct Gate {
     pub checks: Vec<Check>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// How the state partition is to be encrypted, default not at all. Done at the first boot, so it means nothing later.
+    pub encryption: Option<Encryption>,
+}
+
 /// One thing that the owner wants to see work before a release is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
@@ -107,6 +115,7 @@ impl Default for Config {
             mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new() },
             update: Update { channel: None, release_keys: Vec::new(), threshold: 1, interval_s: 60 },
             gate: Gate { timeout_s: 180, steady_s: 10, checks: Vec::new() },
+            state: State { encryption: None },
         }
     }
 }

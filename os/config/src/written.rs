@@ -3,7 +3,7 @@
 use os_identity::NodeId;
 use serde::Deserialize;
 
-use crate::{Channel, Check, CheckWhat, ConfigError, Gate, Mesh, Seed, Update, VERSION};
+use crate::{Channel, Check, CheckWhat, ConfigError, Encryption, Gate, Mesh, Seed, State, Update, VERSION};
 
 const MAX_SEEDS: usize = 64;
 const MAX_KEYS: usize = 32;
@@ -26,6 +26,8 @@ pub struct Config {
     update: UpdateTable,
     #[serde(default)]
     gate: GateTable,
+    #[serde(default)]
+    state: StateTable,
 }
 
 #[derive(Deserialize, Default)]
@@ -57,6 +59,12 @@ struct GateTable {
     check: Vec<CheckTable>,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct StateTable {
+    encryption: Option<String>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CheckTable {
@@ -81,8 +89,13 @@ impl TryFrom<Config> for crate::Config {
             mesh: mesh(w.mesh, defaults.mesh)?,
             update: update(w.update, defaults.update)?,
             gate: gate(w.gate, defaults.gate)?,
+            state: State { encryption: encryption(w.state.encryption.as_deref())? },
         })
     }
+}
+
+fn encryption(w: Option<&str>) -> Result<Option<Encryption>, ConfigError> {
+    Encryption::parse(w.unwrap_or("off")).map_err(|e| ConfigError::value("state.encryption", e))
 }
 
 fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {

@@ -162,7 +162,13 @@ pub enum Verb {
         /// Really
         #[arg(long)]
         yes: bool,
+        /// How to encrypt the new state: `tpm`, `tpm-pin`, `passphrase`, or `off`. Without it: as it is now
+        #[arg(long, value_name = "KIND", value_parser = encryption)]
+        encryption: Option<String>,
     },
+    /// The key that opens a node's encrypted state when its TPM, PIN or passphrase does not. Keep it somewhere else
+    #[command(after_help = RECOVERY_KEY_HELP)]
+    RecoveryKey,
     /// A small prompt for the serial console of a node (implies --local)
     Console,
     /// Whether a web server answers well: runs on a node, for the gate's checks
@@ -449,6 +455,15 @@ The node reboots as a new one: another id, no owner, no configuration. Nobody ca
 macula.toml that names an owner is put on its ESP. Without its owner's key a node is reset at its boot menu: press a
 key while it starts, choose `factory reset`, and confirm.";
 
+const RECOVERY_KEY_HELP: &str = "\
+An encrypted node asks for it at its console when it cannot be opened otherwise: after a change of its firmware's Secure
+Boot settings, with its disk in another machine, or when the PIN is forgotten.";
+
+/// A way of encryption, as the node will understand it.
+fn encryption(text: &str) -> Result<String, String> {
+    os_config::Encryption::parse(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -469,11 +484,19 @@ mod tests {
         let cli = parse("config set mesh.port 5000 --key k").unwrap();
         assert_eq!(cli.global.key.as_deref(), Some(std::path::Path::new("k")));
         assert!(matches!(cli.verb, Verb::Config(Config::Set { setting, .. }) if setting == "mesh.port"));
-        for line in ["config get", "config get name", "config unset name", "reset --yes", "audit verify"] {
+        for line in [
+            "config get",
+            "config get name",
+            "config unset name",
+            "reset --yes",
+            "reset --yes --encryption tpm-pin",
+            "audit verify",
+        ] {
             parse(line).unwrap();
         }
         for bad in [
             "units kill mesh --signal 0",
+            "reset --yes --encryption rot13",
             "status --node x:0",
             "dht lookup mcid1-raw",
             "--local --node a status",

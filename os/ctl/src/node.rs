@@ -9,8 +9,8 @@ use services_api::control::protocol;
 use services_api::control_dht::{LookupAnswer, LookupParams, TableAnswer};
 use services_api::report::{
     AuditAnswer, ConfigChange, ConfigChanged, ConfigParams, ContentReport, DhtReport, InstallParams,
-    KillParams, LinkReport, LogLine, LogsParams, OsReport, PeerReport, PowerParams, ProbeResult, UnitParams,
-    UnitReport,
+    KillParams, LinkReport, LogLine, LogsParams, OsReport, PeerReport, PowerParams, ProbeResult, ResetParams,
+    UnitParams, UnitReport,
 };
 use services_api::{bus, content, dht, mesh, network, reconciler, supervisor, update};
 
@@ -159,9 +159,13 @@ impl Node {
         self.remote()?.call(protocol::OS, "config_change", change).await
     }
 
-    pub async fn reset(&self) -> Result<()> {
+    pub async fn reset(&self, params: &ResetParams) -> Result<()> {
         let remote = self.remote().context("at the node itself, choose `factory reset` in its boot menu")?;
-        remote.call(protocol::OS, "reset", &()).await
+        remote.call(protocol::OS, "reset", params).await
+    }
+
+    pub async fn recovery_key(&self) -> Result<String> {
+        self.remote()?.call(protocol::OS, "recovery_key", &()).await
     }
 
     pub async fn links(&self) -> Result<Vec<LinkReport>> {

@@ -84,6 +84,12 @@ pub struct BootInfo {
     pub root_a: PathBuf,
     pub root_b: PathBuf,
     pub state: PathBuf,
+    /// How the state partition is opened, such as `tpm`; `None` when it is not encrypted.
+    #[serde(default)]
+    pub encryption: Option<String>,
+    /// Whether there is a TPM 2.0 that it could be opened with.
+    #[serde(default)]
+    pub tpm: bool,
     /// True when this boot grew the state partition and gave the disk its own GUIDs.
     pub first_boot: bool,
     /// Earlier failures, oldest first.
@@ -113,6 +119,8 @@ impl BootInfo {
             root_a: PathBuf::new(),
             root_b: PathBuf::new(),
             state: PathBuf::new(),
+            encryption: None,
+            tpm: false,
             first_boot: false,
             evidence: Vec::new(),
             interrupted: None,

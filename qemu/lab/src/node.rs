@@ -30,6 +30,8 @@ pub struct NodeOptions {
     pub alone: bool,
     /// Firmware with Secure Boot, without keys.
     pub secure_boot: bool,
+    /// A TPM 2.0 with its memory in this folder.
+    pub tpm: Option<PathBuf>,
 }
 
 /// A running (or cut off) machine.
@@ -57,6 +59,9 @@ impl<'lab> Node<'lab> {
             .serial_log(lab.dir.join(format!("{name}.log")));
         if options.secure_boot {
             builder = builder.secure_boot();
+        }
+        if let Some(folder) = options.tpm {
+            builder = builder.tpm(folder);
         }
         if let Some(log) = options.record_writes {
             builder = builder.record_writes(log);

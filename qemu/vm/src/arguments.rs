@@ -16,6 +16,8 @@ pub(crate) struct Connections<'a> {
     pub flash: Option<(&'a Path, &'a Path)>,
     /// QMP, absent in interactive mode.
     pub qmp: Option<&'a OwnedFd>,
+    /// The TPM's control connection.
+    pub tpm: Option<&'a OwnedFd>,
     /// One for each of the builder's LANs.
     pub lans: &'a [OwnedFd],
     /// Write logs go on where they ended.
@@ -58,6 +60,11 @@ pub(crate) fn arguments(builder: &Builder, connections: &Connections<'_>) -> Res
     if builder.watchdog {
         arguments.add("-device", "i6300esb");
         arguments.add("-action", "watchdog=reset");
+    }
+    if let Some(fd) = connections.tpm {
+        arguments.add("-chardev", format!("socket,id=tpm,fd={}", fd.as_raw_fd()));
+        arguments.add("-tpmdev", "emulator,id=tpm0,chardev=tpm");
+        arguments.add("-device", "tpm-crb,tpmdev=tpm0");
     }
     if !builder.reboots {
         arguments.0.push("-no-reboot".into());
@@ -178,6 +185,7 @@ mod tests {
         let lans = [switch.plug(builder.lans[0].port).unwrap()];
         let connections = Connections {
             flash: Some((Path::new("code.fd"), Path::new("vars.fd"))),
+            tpm: None,
             qmp: None,
             lans: &lans,
             append_write_logs: true,

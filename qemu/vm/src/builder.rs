@@ -34,6 +34,8 @@ pub struct Builder {
     /// The guest's UDP ports that the host reaches.
     pub(crate) forwards: Vec<u16>,
     pub(crate) watchdog: bool,
+    /// The folder that is its memory.
+    pub(crate) tpm: Mutex<Option<PathBuf>>,
     pub(crate) screen: bool,
     pub(crate) reboots: bool,
     pub(crate) extra: Vec<String>,
@@ -77,6 +79,7 @@ impl Builder {
             lans: Vec::new(),
             forwards: Vec::new(),
             watchdog: false,
+            tpm: Mutex::new(None),
             screen: false,
             reboots: true,
             extra: Vec::new(),
@@ -164,6 +167,12 @@ impl Builder {
     /// Adds an i6300esb watchdog that resets the machine when the guest stops feeding it.
     pub fn watchdog(mut self) -> Self {
         self.watchdog = true;
+        self
+    }
+
+    /// Adds a TPM 2.0 (swtpm) whose memory is this folder, made if missing. [`Vm::change_tpm`] puts in another one.
+    pub fn tpm(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.tpm = Mutex::new(Some(folder.into()));
         self
     }
 

@@ -28,6 +28,7 @@ mod process;
 mod qmp;
 mod serial;
 mod switch;
+mod tpm;
 mod udp_forward;
 mod vm;
 mod write_log;

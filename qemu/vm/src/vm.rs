@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::arguments::{Connections, arguments};
 use crate::builder::{Builder, UefiWanted};
 use crate::switch::PortId;
+use crate::tpm::{self, Tpm};
 use crate::udp_forward::UdpForward;
 use crate::{Error, Firmware, Qmp, Serial, process};
 
@@ -50,6 +51,7 @@ struct Run {
     reader: Option<JoinHandle<()>>,
     stderr: Option<JoinHandle<String>>,
     status: Option<ExitStatus>,
+    tpm: Option<Tpm>,
 }
 
 impl Vm {
@@ -80,11 +82,13 @@ impl Vm {
         let ports: Vec<_> = prepared.forwards.iter().map(|f| (f.guest_port, f.host_port)).collect();
         before(&ports);
         let lans = plug(&builder)?;
-        let mut command = command(&builder, &prepared, None, &lans, false)?;
+        let (_tpm, tpm_end) = start_tpm(&builder)?.unzip();
+        let ends = Ends { qmp: None, tpm: tpm_end.as_ref(), lans: &lans };
+        let mut command = command(&builder, &prepared, &ends, false)?;
         command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
         // QEMU puts the terminal into raw mode; if it is killed nobody else would put it back.
         let terminal = tcgetattr(io::stdin()).ok();
-        let status = spawn(&builder, command, lans)
+        let status = spawn(&builder, command, lans.into_iter().chain(tpm_end).collect())
             .and_then(|mut child| child.wait().map_err(io_error(&builder, "wait")));
         if let Some(terminal) = terminal {
             let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &terminal);
@@ -198,6 +202,11 @@ impl Vm {
         }
     }
 
+    /// From the next [`restart`](Self::restart) on the machine has another TPM, whose memory is `folder`; none without one.
+    pub fn change_tpm(&self, folder: Option<PathBuf>) {
+        *self.builder.tpm.lock().unwrap_or_else(PoisonError::into_inner) = folder;
+    }
+
     /// Starts QEMU again on the same disks, firmware variables, ports and addresses; cuts the power first if need be.
     pub fn restart(&self) -> Result<(), Error> {
         let mut run = self.lock();
@@ -244,6 +253,7 @@ impl Run {
 
     /// All output is in [`Serial`] once its reader has seen the end.
     fn finish(&mut self) {
+        self.tpm = None;
         self.stdin = None;
         self.qmp = None;
         if let Some(reader) = self.reader.take() {
@@ -302,15 +312,17 @@ fn launch(builder: &Builder, prepared: &Prepared, serial: &Serial, again: bool) 
     let (ours, theirs) = UnixStream::pair().map_err(io_error(builder, "make the QMP connection"))?;
     let qmp_end = OwnedFd::from(theirs);
     let lans = plug(builder)?;
-    let mut command = command(builder, prepared, Some(&qmp_end), &lans, again)?;
+    let (tpm, tpm_end) = start_tpm(builder)?.unzip();
+    let ends = Ends { qmp: Some(&qmp_end), tpm: tpm_end.as_ref(), lans: &lans };
+    let mut command = command(builder, prepared, &ends, again)?;
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // In a process group of its own, so that Ctrl-C reaches us alone and we can say what happened.
     command.process_group(0);
-    let mut child = spawn(builder, command, lans.into_iter().chain([qmp_end]).collect())?;
+    let mut child = spawn(builder, command, lans.into_iter().chain([qmp_end]).chain(tpm_end).collect())?;
     let reader = child.stdout.take().map(|stdout| serial.read_from(stdout));
     let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || read_text(stderr)));
     let stdin = child.stdin.take();
-    let mut run = Run { child, stdin, qmp: None, reader, stderr, status: None };
+    let mut run = Run { child, stdin, qmp: None, reader, stderr, status: None, tpm };
     match Qmp::connect(&builder.name, ours, START_TIMEOUT) {
         Ok(qmp) => run.qmp = Some(Arc::new(qmp)),
         Err(error) => return Err(run.failed_start(builder, error)),
@@ -345,15 +357,27 @@ fn plug(builder: &Builder) -> Result<Vec<OwnedFd>, Error> {
     plugs.collect::<io::Result<_>>().map_err(io_error(builder, "plug into the switch"))
 }
 
+fn start_tpm(builder: &Builder) -> Result<Option<(Tpm, OwnedFd)>, Error> {
+    let folder = builder.tpm.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    folder.map(|folder| tpm::start(&builder.name, &folder)).transpose()
+}
+
+/// QEMU's ends of its connections.
+struct Ends<'a> {
+    qmp: Option<&'a OwnedFd>,
+    tpm: Option<&'a OwnedFd>,
+    lans: &'a [OwnedFd],
+}
+
 fn command(
     builder: &Builder,
     prepared: &Prepared,
-    qmp: Option<&OwnedFd>,
-    lans: &[OwnedFd],
+    ends: &Ends<'_>,
     append_write_logs: bool,
 ) -> Result<Command, Error> {
     let flash = prepared.flash.as_ref().map(|(code, variables)| (code.as_path(), variables.as_path()));
-    let connections = Connections { flash, qmp, lans, append_write_logs };
+    let Ends { qmp, tpm, lans } = *ends;
+    let connections = Connections { flash, qmp, tpm, lans, append_write_logs };
     let mut command = Command::new(PROGRAM);
     command.args(arguments(builder, &connections)?.0);
     Ok(command)

@@ -31,6 +31,8 @@ pub struct OsReport {
     /// Why the rescue system runs; empty when a slot does. `version`, `slot` and `seq` are then those of the release that
     /// was committed last.
     pub rescue: String,
+    /// What opens the encrypted state partition: `tpm`, `tpm-pin` or `passphrase`; empty when it is not encrypted.
+    pub encryption: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -247,6 +249,13 @@ pub struct KillParams {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PowerParams {
     pub reason: String,
+}
+
+/// Parameters of `reset`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ResetParams {
+    /// How the new state is encrypted: `off`, `tpm`, `tpm-pin` or `passphrase`. Absent: as it is.
+    pub encryption: Option<String>,
 }
 
 /// Parameters of `config`, which answers the text of the node's configuration (secrets hidden), or one key's value.

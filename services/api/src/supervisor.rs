@@ -30,8 +30,9 @@ pub trait Supervisor {
 
     fn poweroff(&self, reason: &str) -> zbus::Result<()>;
 
-    /// Factory reset: marks the disk for it and reboots. There is no way back from here.
-    fn factory_reset(&self, reason: &str) -> zbus::Result<()>;
+    /// Factory reset: marks the disk for it and reboots. There is no way back from here. `encryption` says how the new state is
+    /// encrypted: `keep` (as it is), `off`, `tpm`, `tpm-pin` or `passphrase`.
+    fn factory_reset(&self, encryption: &str, reason: &str) -> zbus::Result<()>;
 
     /// Replaces `config.toml`, which belongs to root, by this text. Whoever asks has checked it; services see it when they
     /// start again.

@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use os_config::{Config, edit};
-use services_api::report::{ConfigChange, ConfigChanged};
+use os_config::{Config, Encryption, edit};
+use services_api::report::{ConfigChange, ConfigChanged, ResetParams};
 
 use crate::updater::Updater;
 
 /// The answer should leave through the mesh before the mesh starts again.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
+/// In this service's folder.
+const RECOVERY_KEY: &str = "recovery.key";
 
 pub struct Configuration(Mutex<Now>);
 
@@ -63,6 +65,9 @@ impl Configuration {
 /// Makes the change if the whole configuration is valid with it.
 pub async fn change(updater: &Arc<Updater>, change: &ConfigChange, who: &str) -> Result<ConfigChanged> {
     let _turn = updater.config_turn.lock().await;
+    if change.key.starts_with("state.") {
+        bail!("{} holds from a factory reset on: `maculactl reset --yes --encryption KIND`", change.key);
+    }
     let configuration = &updater.node.configuration;
     let before = configuration.text()?;
     let (text, config) = match &change.value {
@@ -131,16 +136,51 @@ fn restart_later(updater: Arc<Updater>, units: &'static [&'static str]) {
 }
 
 /// Orders a factory reset. The slots stay; a trial or an install ends with the state that knew of it.
-pub async fn reset(updater: &Updater, who: &str) -> Result<()> {
+pub async fn reset(updater: &Updater, params: &ResetParams, who: &str) -> Result<()> {
     if who.is_empty() {
         bail!("a reset needs somebody who orders it");
+    }
+    let encryption = params.encryption.as_deref();
+    if let Some(kind) = encryption.map(Encryption::parse).transpose()?.flatten()
+        && kind != Encryption::Passphrase
+        && !updater.node.boot.tpm
+    {
+        bail!(
+            "this node has no TPM 2.0 (or its firmware hides it); it can only be encrypted with a passphrase"
+        );
     }
     updater.records.event("reset", format!("factory reset by order of {who}"));
     let supervisor = updater.links.supervisor().await?;
     supervisor
-        .factory_reset(&format!("by order of {who}"))
+        .factory_reset(encryption.unwrap_or("keep"), &format!("by order of {who}"))
         .await
         .context("the supervisor does not pass it on")
+}
+
+/// The key that opens the encrypted state partition without TPM, PIN or passphrase. PID 1 left it in this service's folder when
+/// it encrypted.
+pub fn recovery_key(updater: &Updater, who: &str) -> Result<String> {
+    if updater.node.boot.encryption.is_none() {
+        bail!("the state of this node is not encrypted, so there is no recovery key");
+    }
+    let path = updater.node.state_dir.join(RECOVERY_KEY);
+    let key = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    updater.records.event("recovery-key", format!("told to {who}"));
+    Ok(key)
+}
+
+/// The owner's wish for encryption and what is, when they differ.
+pub fn encryption_complaint(config: &Config, actual: Option<&str>) -> Option<String> {
+    let wish = config.state.encryption.map(Encryption::name);
+    (wish.is_some() && wish != actual).then(|| {
+        format!(
+            "config.toml asks for state.encryption = {:?}, which only a fresh disk or a reset obeys, and the state is {}: \
+             `maculactl reset --yes --encryption {}` makes it so",
+            wish.unwrap_or_default(),
+            actual.map_or("not encrypted".into(), |kind| format!("encrypted otherwise ({kind})")),
+            wish.unwrap_or_default()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -164,6 +204,15 @@ mod tests {
         assert_eq!(describe(&change("wifi.password", Some("hunter2"))), "wifi.password set");
         assert_eq!(describe(&change("mesh.port", Some("5000"))), "mesh.port = 5000");
         assert_eq!(describe(&change("mesh.port", None)), "mesh.port removed");
+    }
+
+    #[test]
+    fn a_wish_that_nothing_obeyed_is_said() {
+        let config = Config::parse("[state]\nencryption = \"tpm\"").unwrap();
+        assert_eq!(encryption_complaint(&config, Some("tpm")), None);
+        assert!(encryption_complaint(&config, None).is_some_and(|text| text.contains("--encryption tpm")));
+        assert!(encryption_complaint(&config, Some("passphrase")).is_some());
+        assert_eq!(encryption_complaint(&Config::default(), Some("tpm")), None, "an order made it so");
     }
 
     #[test]

@@ -72,6 +72,7 @@ async fn answer(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer
         "plan" => ok(&links.reconciler().await?.plan().await?),
         "audit" => ok(&AuditAnswer { segments: updater.records.audit_segments() }),
         "config" => ok(&configuration::show(updater, call.params::<ConfigParams>()?.key.as_deref())?),
+        "recovery_key" => ok(&configuration::recovery_key(updater, who)?),
         "refresh" => ok(&links.reconciler().await?.refresh().await?),
         _ => {
             tracing::info!("{who} orders {}", call.method);
@@ -95,7 +96,7 @@ async fn act(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer> {
         }
         "rollback" => updater.rollback().await?,
         "config_change" => return ok(&configuration::change(updater, &call.params()?, who).await?),
-        "reset" => configuration::reset(updater, who).await?,
+        "reset" => configuration::reset(updater, &call.params()?, who).await?,
         "kill" => {
             let p: KillParams = call.params()?;
             links.supervisor().await?.kill(&p.unit, p.signal).await?;

@@ -186,11 +186,18 @@ impl Updater {
             }),
             installing: lock(&self.installing).clone(),
             events: self.records.events(),
-            warnings: self.space_complaint().into_iter().collect(),
+            warnings: self.warnings(),
             failed_releases: self.records.failed().iter().map(failed_report).collect(),
             release,
             rescue: boot.rescue.clone().unwrap_or_default(),
+            encryption: boot.encryption.clone().unwrap_or_default(),
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let encryption = self.node.boot.encryption.as_deref();
+        let complaint = configuration::encryption_complaint(&self.node.config(), encryption);
+        self.space_complaint().into_iter().chain(complaint).collect()
     }
 
     /// Fetches and checks a release and begins to install it. Returns when it is accepted or with why it is not.

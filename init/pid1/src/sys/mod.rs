@@ -7,3 +7,4 @@ pub mod files;
 pub mod module;
 pub mod net;
 pub mod power;
+pub mod random;

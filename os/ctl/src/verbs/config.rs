@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use os_config::{Config, ConfigError, MAX_SIZE};
-use services_api::report::ConfigChange;
+use services_api::report::{ConfigChange, ResetParams};
 
 use super::Session;
 use crate::cli;
@@ -33,11 +33,17 @@ async fn change(s: &Session, change: ConfigChange) -> Result<()> {
     s.out.done(&format!("{}: {}", change.key, clean(&changed.effect)))
 }
 
-pub async fn reset(s: &Session, yes: bool) -> Result<()> {
+pub async fn recovery_key(s: &Session) -> Result<()> {
+    let key = s.ask(async |n| n.recovery_key().await).await?;
+    s.out.show(&key, |_| format!("{}\n", clean(&key)))
+}
+
+pub async fn reset(s: &Session, yes: bool, encryption: Option<String>) -> Result<()> {
     if !yes {
         bail!("this erases the node's key, owner, configuration and content for good: say `reset --yes`");
     }
-    s.ask(async |n| n.reset().await).await?;
+    let params = ResetParams { encryption };
+    s.ask(async |n| n.reset(&params).await).await?;
     s.out.done(
         "the node reboots and is a new one then: another id, no owner (`maculactl known forget` its address)",
     )

@@ -108,6 +108,9 @@ pub fn render(r: &OsReport, palette: Palette) -> String {
     line("release", if r.release.is_empty() { "factory image".into() } else { clean(&r.release) });
     line("up", duration(r.uptime_s));
     line("entries", clean(&r.entries.join(" ")));
+    if !r.encryption.is_empty() {
+        line("state", format!("encrypted, opened by: {}", clean(&r.encryption)));
+    }
     line("trial", r.trial.as_ref().map_or_else(|| "none".into(), |t| trial(t, palette)));
     match &r.installing {
         Some(i) => install(i).into_iter().enumerate().for_each(|(n, l)| {
