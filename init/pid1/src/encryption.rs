@@ -38,6 +38,13 @@ const TRIES: usize = 5;
 const KEY_FOLDER: &str = "update";
 const KEY_NAME: &str = "recovery.key";
 const UPDATE: u32 = 106;
+/// systemd's programs open a volume by themselves rather than through a plug-in of cryptsetup's.
+const ENVIRONMENT: [(&str, &str); 4] = [
+    ("SYSTEMD_CRYPTSETUP_USE_TOKEN_MODULE", "0"),
+    ("SYSTEMD_LOG_TARGET", "console"),
+    ("SYSTEMD_COLORS", "0"),
+    ("SYSTEMD_EMOJI", "0"),
+];
 
 /// How the partition is opened; `None` if it is not encrypted.
 pub fn of(partition: &str) -> Result<Option<Encryption>> {
@@ -199,8 +206,7 @@ fn run(
     secret: Option<(&str, &str)>,
     feed: &mut dyn FnMut(),
 ) -> Result<()> {
-    let mut environment =
-        vec![("SYSTEMD_LOG_TARGET", "console"), ("SYSTEMD_COLORS", "0"), ("SYSTEMD_EMOJI", "0")];
+    let mut environment = ENVIRONMENT.to_vec();
     environment.extend(secret);
     let tool = Tool { program, arguments, input, environment: &environment, patience: PATIENCE };
     match tool.run(feed)? {

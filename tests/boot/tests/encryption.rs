@@ -81,10 +81,11 @@ fn opened_with_the_recovery_key(node: &Node, key: &str) -> Result<()> {
 }
 
 fn reset_to_a_pin(node: &Node) -> Result<()> {
-    type_secret(node, "new PIN", PIN)?;
+    let asked = type_secret(node, "new PIN", PIN)?;
     type_secret(node, "new PIN, once more", PIN)?;
-    node.vm.serial().wait_for("the state is encrypted", STEP)?;
-    node.wait_ready()?;
+    for line in ["it is opened by: tpm-pin", "all units ready"] {
+        node.vm.serial().wait_for_after(asked, line, STEP)?;
+    }
     Ok(())
 }
 
