@@ -22,6 +22,9 @@ pub struct Evidence {
     pub log_tail: Vec<String>,
     /// Seconds since 1970 by the node's clock, which may not have been set.
     pub at_unix: u64,
+    /// A later boot of the same install has settled: it is told and no longer counts.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// A boot that ended without a word: its power was cut, or somebody pressed the reset button.
@@ -40,11 +43,15 @@ pub struct Interrupted {
 /// Stages of evidence that condemn a release's bytes, as opposed to what it ran into.
 pub const STAGES_OF_CORRUPTION: [&str; 3] = ["verity", "root", "switch-root"];
 
-/// Stages of evidence of boots that were ended by the machine, or by PID 1, without going to the other slot.
+/// Failures of one committed install, whatever they were and without a settled boot between them, after which another
+/// boot of it promises less than anything else.
+pub const FAILURES_MAX: usize = 3;
+
+/// Stages of evidence of boots that were ended by the machine, or by PID 1, without going to the other slot at once.
 const STAYED: [&str; 3] = ["panic", "watchdog", "units"];
 
 impl Evidence {
-    /// Whether PID 1 may have left the slot for this.
+    /// Whether PID 1 may have left the slot for this alone.
     pub fn left_the_slot(&self) -> bool {
         !STAYED.contains(&self.stage.as_str())
     }
@@ -53,6 +60,16 @@ impl Evidence {
     pub fn condemns(&self) -> bool {
         STAGES_OF_CORRUPTION.contains(&self.stage.as_str())
     }
+}
+
+/// Boots of the install with this sequence number that have failed since one of them settled.
+pub fn failures(seq: u32, evidence: &[Evidence]) -> usize {
+    evidence.iter().filter(|e| e.seq == seq && !e.settled).count()
+}
+
+/// Whether they are too many for another boot of it.
+pub fn keeps_failing(seq: u32, evidence: &[Evidence]) -> bool {
+    failures(seq, evidence) >= FAILURES_MAX
 }
 
 /// What booted, as JSON in `/run/macula/boot.json` (mode 0444).
@@ -118,6 +135,15 @@ impl BootInfo {
     /// The newest failure known of the install with this sequence number.
     pub fn evidence_of(&self, seq: u32) -> Option<&Evidence> {
         self.evidence.iter().rev().find(|e| e.seq == seq)
+    }
+
+    /// Why PID 1 has left the committed install with this sequence number, if it has.
+    pub fn why_left(&self, seq: u32) -> Option<&Evidence> {
+        let mut open = self.evidence.iter().rev().filter(|e| e.seq == seq && !e.settled);
+        match keeps_failing(seq, &self.evidence) {
+            true => open.next(),
+            false => open.find(|e| e.left_the_slot()),
+        }
     }
 }
 

@@ -181,17 +181,20 @@ async fn trial_failed(
 /// boot loader must not be left with nothing to choose.
 async fn fell_back(updater: &Arc<Updater>, entry: Entry, reason: String, log_tail: &[String]) -> Result<()> {
     updater.set_standing(Standing::FellBack);
+    let is_corrupt = updater.node.boot.is_condemned(entry.seq);
     let text = format!("slot {} ({entry}) was left: {reason}", entry.slot());
-    updater.records.event_with_log("corruption", text, log_tail);
+    updater.records.event_with_log(if is_corrupt { "corruption" } else { "fell-back" }, text, log_tail);
     match gate::run(updater, false, &[]).await {
         GateVerdict::Fail(reason) => {
             updater
                 .records
                 .event("fallback", format!("slot {} is not well either: {reason}", updater.node.boot.slot));
         }
-        GateVerdict::Commit | GateVerdict::Wait => {
+        // The same bytes, fetched again, may be sound.
+        GateVerdict::Commit | GateVerdict::Wait if is_corrupt => {
             updater.esp(move |esp| esp.mark_bad(entry)).await.context("marking the slot that was left")?;
         }
+        GateVerdict::Commit | GateVerdict::Wait => updater.condemn(entry, &reason).await?,
     }
     Ok(())
 }

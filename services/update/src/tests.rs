@@ -29,6 +29,8 @@ use crate::links::Links;
 use crate::node::{Node, now_unix, uptime_ms};
 use crate::updater::{Standing, Updater};
 
+mod rescue;
+
 const BOARD: &str = "x86-generic";
 const DATA_BLOCKS: usize = 200;
 
@@ -225,9 +227,16 @@ impl World {
 
     /// The service as it starts after the boot loader chose `entry`.
     pub fn boot(&self, entry: &str, evidence: Vec<Evidence>) -> Arc<Updater> {
+        let updater = self.updater(entry, None, evidence);
+        tokio::spawn(after_boot::settle(updater.clone()));
+        updater
+    }
+
+    /// The service before it has judged anything.
+    fn updater(&self, entry: &str, rescue: Option<&str>, evidence: Vec<Evidence>) -> Arc<Updater> {
         let entry: Entry = entry.parse().unwrap();
         let boot = BootInfo {
-            rescue: None,
+            rescue: rescue.map(str::to_owned),
             entry,
             seq: entry.seq,
             slot: entry.slot(),
@@ -258,9 +267,7 @@ impl World {
                 .unwrap();
         let (streams, events) = Streams::serve(&[("control/1", "owner")]);
         tokio::spawn(ignore(events));
-        let updater = Arc::new(Updater::new(node, Links::new(streams)).unwrap());
-        tokio::spawn(after_boot::settle(updater.clone()));
-        updater
+        Arc::new(Updater::new(node, Links::new(streams)).unwrap())
     }
 
     /// Puts a release on the shelf.
@@ -568,6 +575,7 @@ async fn a_corrupt_committed_slot_is_marked_once_the_fallback_has_proved_itself(
         reason: "data block 9 is corrupted".into(),
         log_tail: vec![],
         at_unix: 1,
+        settled: false,
     };
     assert_eq!(evidence.slot, Slot::B);
     let updater = world.boot("macula-000001.efi", vec![evidence]);
@@ -598,9 +606,12 @@ async fn trust_follows_the_signers_roots_and_survives_restarts() {
     );
     let updater = world.boot("macula-000001.efi", vec![]);
     settled(&updater).await;
-    let refusal = format!("{:#}", updater.install(world.put(bytes), false).await.unwrap_err());
-    assert!(refusal.contains("wrong board"), "the successor is believed: {refusal}");
+    let newer = world.put(bytes);
+    updater.follow(newer).await.unwrap();
+    assert_eq!(updater.records.trust().root_version(), Some(2), "nothing needs to be installed for that");
     assert!(has_event(&updater, "root-keys", "from version 1 to 2"));
+    let refusal = format!("{:#}", updater.install(newer, false).await.unwrap_err());
+    assert!(refusal.contains("wrong board"), "the successor is believed: {refusal}");
     assert_eq!(updater.records.trust().root_version(), Some(2));
     assert!(updater.clock.floor() + 5 > now_unix(), "what was signed is a floor for the clock");
 
@@ -656,6 +667,7 @@ async fn bad_ends_of_boots_are_told_once_with_their_last_lines() {
         reason: "why".into(),
         log_tail: (0..100).map(|n| format!("line {n}")).collect(),
         at_unix: 1,
+        settled: false,
     };
     let told = world.dir.path().join("state/told.json");
     settled(&world.boot("macula-000001.efi", vec![])).await;

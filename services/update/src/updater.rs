@@ -339,7 +339,7 @@ impl Updater {
     }
 
     /// Remembers what an entry holds as failed, then marks the entry bad.
-    async fn condemn(self: &Arc<Self>, entry: Entry, reason: &str) -> Result<()> {
+    pub(crate) async fn condemn(self: &Arc<Self>, entry: Entry, reason: &str) -> Result<()> {
         if let Some(installed) = self.records.installed(entry.slot(), entry.seq) {
             self.records.record_failure(FailedRelease {
                 mcid: installed.release,
@@ -477,6 +477,11 @@ impl Server {
     async fn install(&self, release: Vec<u8>, again: bool) -> zbus::fdo::Result<()> {
         bus::not_for_the_console(self.uid)?;
         self.updater.install(bus::mcid(&release)?, again).await.map_err(bus::failed)
+    }
+
+    async fn follow(&self, metadata: Vec<u8>) -> zbus::fdo::Result<()> {
+        bus::not_for_the_console(self.uid)?;
+        self.updater.follow(bus::mcid(&metadata)?).await.map_err(bus::failed)
     }
 
     async fn rollback(&self) -> zbus::fdo::Result<()> {

@@ -165,7 +165,7 @@ pub fn render_events(events: &[EventReport], palette: Palette) -> String {
             "committed" => Color::Green,
             "installed" | "boot" => Color::Plain,
             "refused" | "rolled-back" => Color::Yellow,
-            "corruption" | "install-failed" | "boot-failed" => Color::Red,
+            "corruption" | "fell-back" | "install-failed" | "boot-failed" => Color::Red,
             _ => Color::Plain,
         };
         table.row(vec![cell(timestamp(e.at_unix)), colored(color, &e.kind), cell(&e.text)]);
