@@ -68,6 +68,7 @@ const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 const E2FSCK: &str = "usr/sbin/e2fsck.static";
 const NAME: &str = "Macula OS";
 const RESCUE_NAME: &str = "Macula OS rescue";
+const RESCUE_FILE: &str = "rescue.efi";
 /// Content lies in the image in the order of the paths. Modules seldom change, so they come before `usr/bin`: a
 /// program that grows does not move them, and a node that updates finds their chunks in the slot that it has.
 const MODULES: &str = "lib/modules";
@@ -103,7 +104,10 @@ pub struct BuiltImage {
     /// Hexadecimal root hash of dm-verity.
     pub verity_root: String,
     pub uki: OutFile,
-    /// Description of root and UKI for `maculactl release create`.
+    /// The rescue system's, made along with a disk image.
+    #[serde(default)]
+    pub rescue: Option<OutFile>,
+    /// Description of root, UKI and rescue system for `maculactl release create`.
     pub artifacts: OutFile,
     pub disk: Option<DiskImage>,
     /// Whether an earlier build's outputs were found to be what is wanted.
@@ -132,6 +136,8 @@ struct Artifacts<'a> {
     version: &'a str,
     root: RootArtifact<'a>,
     uki: Artifact<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rescue: Option<Artifact<'a>>,
 }
 
 #[derive(Serialize)]
@@ -227,13 +233,14 @@ impl Build<'_> {
         let initrd = self.initramfs(&mut modules, &e2fsck)?;
         let stub = boot.join(STUB);
         let uki = self.uki(&kernel, &root, &initrd, &stub)?;
-        let artifacts = self.artifacts(&root, uki.len() as u64)?;
-        let disk = match spec.disk_image {
-            true => {
-                let rescue = self.rescue(&mut modules, &kernel, initrd, &stub)?;
-                Some(self.disk(&root, &uki, &rescue, &boot.join(BOOT_LOADER))?)
-            }
+        let rescue = match spec.disk_image {
+            true => Some(self.rescue(&mut modules, &kernel, initrd, &stub)?),
             false => None,
+        };
+        let artifacts = self.artifacts(&root, uki.len(), rescue.as_ref().map(Vec::len))?;
+        let disk = match &rescue {
+            Some(rescue) => Some(self.disk(&root, &uki, rescue, &boot.join(BOOT_LOADER))?),
+            None => None,
         };
         Ok(BuiltImage {
             board: spec.board.board.clone(),
@@ -242,6 +249,7 @@ impl Build<'_> {
             root: self.keep("root.img")?,
             verity_root: root.verity_root,
             uki: self.keep("uki.efi")?,
+            rescue: rescue.map(|_| self.keep(RESCUE_FILE)).transpose()?,
             artifacts: self.keep(artifacts)?,
             disk: match disk {
                 None => None,
@@ -372,6 +380,8 @@ impl Build<'_> {
         initrd.extend(initramfs::rescue(&files)?);
         let bytes = self.make_uki(kernel, stub, &initrd, "macula.rescue", RESCUE_NAME)?;
         check_fits("the rescue UKI", bytes.len() as u64, RESCUE_BYTES_MAX)?;
+        let path = self.work.join(RESCUE_FILE);
+        std::fs::write(&path, &bytes).at("write", &path)?;
         step.done(&progress::mib(bytes.len() as u64));
         Ok(bytes)
     }
@@ -387,12 +397,13 @@ impl Build<'_> {
         format!("{}ID=macula\nMACULA_BOARD={}\n", self.os_release(NAME), self.spec.board.board)
     }
 
-    fn artifacts(&self, root: &Root, uki_size: u64) -> Result<&'static str> {
+    fn artifacts(&self, root: &Root, uki_size: usize, rescue_size: Option<usize>) -> Result<&'static str> {
         let artifacts = Artifacts {
             board: &self.spec.board.board,
             version: &self.spec.version,
             root: RootArtifact { file: "root.img", size: root.bytes, verity_root: &root.verity_root },
-            uki: Artifact { file: "uki.efi", size: uki_size },
+            uki: Artifact { file: "uki.efi", size: uki_size as u64 },
+            rescue: rescue_size.map(|size| Artifact { file: RESCUE_FILE, size: size as u64 }),
         };
         let name = "artifacts.json";
         let text =
@@ -452,6 +463,7 @@ impl BuiltImage {
         let disk = self.disk.iter().flat_map(|disk| [&disk.raw, &disk.compressed]);
         [&self.root, &self.uki, &self.artifacts]
             .into_iter()
+            .chain(&self.rescue)
             .chain(disk)
             .map(|file| (file.path.clone(), file.size))
             .collect()

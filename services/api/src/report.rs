@@ -31,6 +31,8 @@ pub struct OsReport {
     /// Why the rescue system runs; empty when a slot does. `version`, `slot` and `seq` are then those of the release that
     /// was committed last.
     pub rescue: String,
+    /// Version of the rescue system on the disk; empty when this node has not renewed it.
+    pub rescue_version: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use os_slots::{BootVerdict, Entry, FailedRelease, GateVerdict, Trial, after_boot
 use crate::links::reboot;
 use crate::node::now_unix;
 use crate::updater::{Standing, Updater};
-use crate::{gate, rescue, seed};
+use crate::{gate, renewal, rescue, seed};
 
 const AGAIN: Duration = Duration::from_secs(10);
 /// How often an install that a power cut interrupted is begun again in one boot: its content may be out of reach.
@@ -31,6 +31,7 @@ pub async fn settle(updater: Arc<Updater>) {
     if let Some(installed) = updater.records.installed(boot.slot, boot.seq) {
         tokio::spawn(seed::keep_offered(updater.clone(), installed));
     }
+    tokio::spawn(renewal::keep_up(updater.clone()));
     resume(&updater).await;
 }
 

@@ -29,6 +29,7 @@ use crate::links::Links;
 use crate::node::{Node, now_unix, uptime_ms};
 use crate::updater::{Standing, Updater};
 
+mod renewal;
 mod rescue;
 
 const BOARD: &str = "x86-generic";
@@ -88,6 +89,12 @@ impl FakeContent {
         Ok(())
     }
 
+    fn offer_file(&self, manifest: Vec<u8>, _file: zbus::OwnedFd) -> zbus::fdo::Result<()> {
+        let list = ChunkList::decode_any(&manifest).map_err(bus::failed)?;
+        self.0.lock().unwrap().offered.push(list.manifest().name.clone());
+        Ok(())
+    }
+
     fn report(&self) -> String {
         let shelf = self.0.lock().unwrap();
         let transfers = shelf.large.values().map(|(list, _)| TransferReport {
@@ -114,6 +121,7 @@ impl FakeSupervisor {
             state: state.into(),
             required: true,
             pid: 7,
+            since_s: 3600,
             ..Default::default()
         };
         serde_json::to_string(&[unit("mesh", self.mesh_state), unit("update", "ready")]).unwrap()
@@ -163,6 +171,8 @@ pub(crate) struct World {
     repository: Mutex<Repository>,
     mesh_state: &'static str,
     checks: Vec<Check>,
+    /// The rescue system that releases bring along.
+    rescue: Option<Vec<u8>>,
     /// How long a gate that can pass has.
     time_left_s: u32,
 }
@@ -210,7 +220,8 @@ impl World {
         serve(dir.path(), "mesh", |b| b.serve_at("/io/macula/Mesh", FakeMesh));
         let key = NodeKey::from_seed(&[1; 32]);
         let repository = Mutex::new(repository_of(&key));
-        Self { dir, shelf, reboots, key, repository, mesh_state, checks: Vec::new(), time_left_s: 60 }
+        let checks = Vec::new();
+        Self { dir, shelf, reboots, key, repository, mesh_state, checks, rescue: None, time_left_s: 60 }
     }
 
     fn device(&self, role: &str) -> PathBuf {
@@ -287,8 +298,8 @@ impl World {
             hex(&salt),
         ));
         uki.resize(600_000, 0x5a);
-        let artifact = |role, bytes: &[u8], verity_root| {
-            let mut builder = ManifestBuilder::new("artifact");
+        let artifact = |role: Role, bytes: &[u8], verity_root| {
+            let mut builder = ManifestBuilder::new(role.word());
             builder.update(bytes);
             let list = builder.finish().unwrap();
             let mcid = list.mcid();
@@ -299,7 +310,10 @@ impl World {
             board: BOARD.into(),
             version: Version::new(0, 2, 0),
             min_version: Version::new(0, 1, 0),
-            artifacts: vec![artifact(Role::Root, &root, Some(verity_root)), artifact(Role::Uki, &uki, None)],
+            artifacts: [artifact(Role::Root, &root, Some(verity_root)), artifact(Role::Uki, &uki, None)]
+                .into_iter()
+                .chain(self.rescue.as_deref().map(|rescue| artifact(Role::Rescue, rescue, None)))
+                .collect(),
             created_unix: 1,
             expires_unix: u64::MAX,
             notes: String::new(),
@@ -404,6 +418,7 @@ fn esp_image() -> Vec<u8> {
         fs.root_dir().create_dir("EFI").unwrap();
         let dir = fs.root_dir().create_dir("EFI/Linux").unwrap();
         dir.create_file("macula-000001.efi").unwrap().write_all(b"old").unwrap();
+        dir.create_file("macula-0-rescue.efi").unwrap().write_all(b"old rescue").unwrap();
     }
     bytes
 }

@@ -106,6 +106,9 @@ pub fn render(r: &OsReport, palette: Palette) -> String {
     }
     line("version", format!("{}, slot {}, install {}", clean(&r.version), clean(&r.slot), r.seq));
     line("release", if r.release.is_empty() { "factory image".into() } else { clean(&r.release) });
+    if !r.rescue_version.is_empty() {
+        line("rescue is", clean(&r.rescue_version));
+    }
     line("up", duration(r.uptime_s));
     line("entries", clean(&r.entries.join(" ")));
     line("trial", r.trial.as_ref().map_or_else(|| "none".into(), |t| trial(t, palette)));
