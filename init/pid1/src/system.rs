@@ -87,12 +87,7 @@ fn boot_info(node: &Node, devices: &Devices) -> Option<BootInfo> {
         _ => (standing_in_rescue(&leave::entries(devices)), Some(why_rescue(&evidence)), String::new()),
     };
     Some(BootInfo {
-        entry,
-        seq: entry.seq,
-        slot: entry.slot(),
         rescue,
-        trial: !entry.is_committed(),
-        tries_left: entry.tries.map(|tries| tries.left),
         version: line.version.clone(),
         board: line.board.clone(),
         root_hash,
@@ -105,6 +100,7 @@ fn boot_info(node: &Node, devices: &Devices) -> Option<BootInfo> {
         first_boot: node.first_boot,
         evidence,
         interrupted: node.interrupted.clone(),
+        ..BootInfo::of(entry)
     })
 }
 

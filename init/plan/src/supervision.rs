@@ -199,12 +199,7 @@ mod tests {
     }
 
     fn boot(name: &str, ends: usize) -> BootInfo {
-        let text = format!(
-            r#"{{"entry":"{name}","seq":2,"slot":"B","trial":{},"tries_left":null,"version":"1","board":"b",
-            "root_hash":"","boot_id":"","disk":"","esp":"","root_a":"","root_b":"","state":"","first_boot":false}}"#,
-            name.contains('+')
-        );
-        let mut boot: BootInfo = serde_json::from_str(&text).unwrap();
+        let mut boot = BootInfo::of(name.parse().unwrap());
         let evidence = |seq: u32, stage: &str| -> Evidence {
             let text = format!(
                 r#"{{"boot_id":"","seq":{seq},"slot":"B","stage":"{stage}","reason":"","at_unix":0}}"#

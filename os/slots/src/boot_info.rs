@@ -112,6 +112,30 @@ pub struct BootInfo {
 }
 
 impl BootInfo {
+    /// A boot of this entry of which nothing else is known: no version, no devices, no failures.
+    pub fn of(entry: Entry) -> Self {
+        Self {
+            entry,
+            seq: entry.seq,
+            slot: entry.slot(),
+            rescue: None,
+            trial: !entry.is_committed(),
+            tries_left: entry.tries.map(|tries| tries.left),
+            version: String::new(),
+            board: String::new(),
+            root_hash: String::new(),
+            boot_id: String::new(),
+            disk: PathBuf::new(),
+            esp: PathBuf::new(),
+            root_a: PathBuf::new(),
+            root_b: PathBuf::new(),
+            state: PathBuf::new(),
+            first_boot: false,
+            evidence: Vec::new(),
+            interrupted: None,
+        }
+    }
+
     pub fn root(&self, slot: Slot) -> &Path {
         match slot {
             Slot::A => &self.root_a,

@@ -171,7 +171,6 @@ mod tests {
     }
 
     fn booted(name: &str, evidence: &[u32]) -> BootInfo {
-        let entry: Entry = name.parse().unwrap();
         let evidence = evidence.iter().map(|&seq| Evidence {
             boot_id: "x".into(),
             seq,
@@ -183,24 +182,11 @@ mod tests {
             settled: false,
         });
         BootInfo {
-            entry,
-            seq: entry.seq,
-            slot: entry.slot(),
-            rescue: None,
-            trial: entry.tries.is_some(),
-            tries_left: entry.tries.map(|t| t.left),
             version: "0.1.0".into(),
             board: "x86-generic".into(),
-            root_hash: String::new(),
             boot_id: "y".into(),
-            disk: "/d".into(),
-            esp: "/d1".into(),
-            root_a: "/d2".into(),
-            root_b: "/d3".into(),
-            state: "/d4".into(),
-            first_boot: false,
             evidence: evidence.collect(),
-            interrupted: None,
+            ..BootInfo::of(name.parse().unwrap())
         }
     }
 

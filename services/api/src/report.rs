@@ -197,7 +197,7 @@ pub struct LinkReport {
     pub dhcp: String,
 }
 
-/// Parameters of the owner's `install`. `release` is the MCID's text.
+/// Parameters of the owner's `install`. `release` is the MCID of a metadata bundle, as text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstallParams {
     pub release: String,

@@ -248,23 +248,13 @@ impl World {
         let entry: Entry = entry.parse().unwrap();
         let boot = BootInfo {
             rescue: rescue.map(str::to_owned),
-            entry,
-            seq: entry.seq,
-            slot: entry.slot(),
-            trial: entry.tries.is_some(),
-            tries_left: entry.tries.map(|t| t.left),
             version: if entry.seq == 1 { "0.1.0" } else { "0.2.0" }.into(),
             board: BOARD.into(),
-            root_hash: String::new(),
             boot_id: "boot".into(),
-            disk: "/d".into(),
-            esp: "/d1".into(),
             root_a: "/d2".into(),
             root_b: "/d3".into(),
-            state: "/d4".into(),
-            first_boot: false,
             evidence,
-            interrupted: None,
+            ..BootInfo::of(entry)
         };
         let mut config = Config::default();
         config.update.release_keys = vec![self.key.node_id()];

@@ -132,26 +132,13 @@ pub mod tests {
     use super::*;
 
     pub fn booted(entry: &str) -> BootInfo {
-        let entry: Entry = entry.parse().unwrap();
         BootInfo {
-            interrupted: None,
-            rescue: None,
-            entry,
-            seq: entry.seq,
-            slot: entry.slot(),
-            trial: entry.tries.is_some(),
-            tries_left: entry.tries.map(|t| t.left),
             version: "0.2.0".into(),
             board: "x86-generic".into(),
-            root_hash: String::new(),
             boot_id: "b".into(),
-            disk: "/d".into(),
-            esp: "/d1".into(),
             root_a: "/d2".into(),
             root_b: "/d3".into(),
-            state: "/d4".into(),
-            first_boot: false,
-            evidence: vec![],
+            ..BootInfo::of(entry.parse().unwrap())
         }
     }
 

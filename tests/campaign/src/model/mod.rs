@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use os_slots::{BootInfo, BootVerdict, Entry, after_boot, slot_of_seq};
+use os_slots::{BootInfo, BootVerdict, after_boot};
 use qemu_lab::{ReleaseFiles, Releases};
 use serde::Serialize;
 
@@ -161,26 +161,11 @@ fn next(booted: &Booted, state: &State) -> Next {
 
 /// As init writes `boot.json`.
 fn boot_info(booted: &Booted, state: &State) -> BootInfo {
-    let entry: Entry = booted.entry;
     BootInfo {
-        interrupted: None,
-        entry,
-        seq: entry.seq,
-        slot: slot_of_seq(entry.seq),
-        trial: !entry.is_committed(),
-        tries_left: entry.tries.map(|t| t.left),
         version: booted.version.clone(),
-        board: String::new(),
-        root_hash: String::new(),
-        boot_id: String::new(),
-        disk: PathBuf::new(),
-        esp: PathBuf::new(),
-        root_a: PathBuf::new(),
-        root_b: PathBuf::new(),
-        state: PathBuf::new(),
         first_boot: booted.first_boot,
         evidence: state.evidence.clone(),
-        rescue: None,
+        ..BootInfo::of(booted.entry)
     }
 }
 
