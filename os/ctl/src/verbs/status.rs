@@ -104,11 +104,11 @@ pub fn render(r: &OsReport, palette: Palette) -> String {
     if !r.rescue.is_empty() {
         line("rescue", palette.paint(Color::Red, &clean(&r.rescue)));
     }
+    if !r.rescue_version.is_empty() {
+        line("rescue", format!("{} is on the disk", clean(&r.rescue_version)));
+    }
     line("version", format!("{}, slot {}, install {}", clean(&r.version), clean(&r.slot), r.seq));
     line("release", if r.release.is_empty() { "factory image".into() } else { clean(&r.release) });
-    if !r.rescue_version.is_empty() {
-        line("rescue is", clean(&r.rescue_version));
-    }
     line("up", duration(r.uptime_s));
     line("entries", clean(&r.entries.join(" ")));
     line("trial", r.trial.as_ref().map_or_else(|| "none".into(), |t| trial(t, palette)));
@@ -236,7 +236,9 @@ mod tests {
             ..FailedReport::default()
         }];
         r.installing = Some(InstallReport { bytes_done: u64::MAX, ..InstallReport::default() });
+        r.rescue_version = "0.2.0".into();
         let text = render(&r, Palette::default());
+        assert!(text.contains("rescue    0.2.0 is on the disk"), "{text}");
         assert!(text.contains("0.2.9 mesh never became ready") && text.contains("line\u{fffd}1"), "{text}");
         assert!(!text.contains('\x1b') && !text.contains('\r'));
     }
