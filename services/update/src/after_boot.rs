@@ -28,6 +28,7 @@ pub async fn settle(updater: Arc<Updater>) {
     if boot.rescue.is_some() {
         return rescue::run(&updater).await;
     }
+    updater.records.note_flashed(boot);
     if let Some(installed) = updater.records.installed(boot.slot, boot.seq) {
         tokio::spawn(seed::keep_offered(updater.clone(), installed));
     }

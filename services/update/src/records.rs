@@ -39,6 +39,13 @@ pub struct Installed {
     pub at_unix: u64,
 }
 
+/// The release that a slot was flashed with: nothing was installed, but its version is known once it has run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Flashed {
+    seq: u32,
+    version: String,
+}
+
 /// The rescue system on the ESP, as far as this service has written it. Without a version it is what the disk was flashed
 /// with, or was put there before a factory reset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +136,23 @@ impl Records {
     /// What a slot holds, if `seq` is what was installed there last.
     pub fn installed(&self, slot: Slot, seq: u32) -> Option<Installed> {
         self.read(&format!("slot-{slot}")).filter(|i: &Installed| i.seq == seq)
+    }
+
+    /// The version of what a slot holds, also if the disk was flashed with it.
+    pub fn version_in(&self, slot: Slot, seq: u32) -> Option<String> {
+        let flashed = || self.read("flashed").filter(|f: &Flashed| f.seq == seq).map(|f| f.version);
+        self.installed(slot, seq).map(|i| i.version).or_else(flashed)
+    }
+
+    /// Notes what runs if it was not installed, once: the rescue system may be newer one day, and must not think this old.
+    pub fn note_flashed(&self, boot: &BootInfo) {
+        if self.version_in(boot.slot, boot.seq).is_some() {
+            return;
+        }
+        let flashed = Flashed { seq: boot.seq, version: boot.version.clone() };
+        if let Err(e) = self.write("flashed", &flashed) {
+            tracing::warn!("{e:#}");
+        }
     }
 
     /// What the slots hold, as far as known.

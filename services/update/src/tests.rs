@@ -248,7 +248,7 @@ impl World {
         let entry: Entry = entry.parse().unwrap();
         let boot = BootInfo {
             rescue: rescue.map(str::to_owned),
-            version: if entry.seq == 1 { "0.1.0" } else { "0.2.0" }.into(),
+            version: if entry.seq == 1 && rescue.is_none() { "0.1.0" } else { "0.2.0" }.into(),
             board: BOARD.into(),
             boot_id: "boot".into(),
             root_a: "/d2".into(),

@@ -401,8 +401,8 @@ impl Updater {
 /// What rescue must not go below: the release that was committed last (the rescue system may be newer, after a rollback) or,
 /// if that is not known, what the rescue system came with.
 fn lowest_in_rescue(node: &Node, records: &Records) -> os_release::Version {
-    let committed = records.installed(node.boot.slot, node.boot.seq);
-    committed.and_then(|i| i.version.parse().ok()).unwrap_or_else(|| node.version.clone())
+    let committed = records.version_in(node.boot.slot, node.boot.seq);
+    committed.and_then(|version| version.parse().ok()).unwrap_or_else(|| node.version.clone())
 }
 
 fn failed_report(f: &FailedRelease) -> FailedReport {

@@ -21,7 +21,7 @@ impl World {
     }
 }
 
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..600 {
         if is_so() {
             return;
@@ -32,7 +32,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Long enough for what must not happen.
-async fn a_while() {
+pub async fn a_while() {
     tokio::time::sleep(Duration::from_millis(500)).await;
 }
 

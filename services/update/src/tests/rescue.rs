@@ -74,3 +74,20 @@ async fn rescue_believes_what_ran_here_however_old_it_is() {
     assert!(refusal(None).await.contains("timestamp expired"), "in a slot it is too old");
     assert_eq!(records.intent().unwrap().release, bundle.to_string());
 }
+
+/// A release that was left may have brought a newer rescue system along than what is committed now.
+#[tokio::test(flavor = "current_thread")]
+async fn rescue_may_install_the_version_that_the_disk_was_flashed_with() {
+    let _turn = TURN.lock().await;
+    let world = World::new("ready");
+    let lowest = || world.updater("macula-000001.efi", Some("by hand"), vec![]).node.version.to_string();
+    assert_eq!(lowest(), "0.2.0", "all that is known is the rescue system's own");
+    let flashed = world.dir.path().join("state/flashed.json");
+    settled(&world.boot("macula-000001.efi", vec![])).await;
+    renewal::until("noted", || flashed.exists()).await;
+    assert_eq!(lowest(), "0.1.0");
+    let written = std::fs::metadata(&flashed).unwrap().modified().unwrap();
+    settled(&world.boot("macula-000001.efi", vec![])).await;
+    renewal::a_while().await;
+    assert_eq!(std::fs::metadata(&flashed).unwrap().modified().unwrap(), written, "once");
+}
