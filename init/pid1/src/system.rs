@@ -63,7 +63,7 @@ fn take_signals() -> Result<SignalFd, StepFailed> {
 fn prepare(node: &mut Node) -> Result<(), StepFailed> {
     let unknown = || fail("system", OnFailure::Reboot, anyhow!("the boot disk is not known"));
     let devices = node.devices.clone().ok_or_else(unknown)?;
-    clock::raise(node.command_line.as_ref().map_or(0, |line| line.built_unix));
+    node.clock = clock::settle(node.command_line.as_ref().map_or(0, |line| line.built_unix));
     let info = boot_info(node, &devices).ok_or_else(unknown)?;
     match &info.rescue {
         Some(why) => say(&format!("rescue: {why}")),
@@ -102,6 +102,7 @@ fn boot_info(node: &Node, devices: &Devices) -> Option<BootInfo> {
         first_boot: node.first_boot,
         evidence,
         interrupted: node.interrupted.clone(),
+        clock: node.clock,
         ..BootInfo::of(entry)
     })
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use os_clock::BootClock;
 use serde::{Deserialize, Serialize};
 
 use crate::{Entry, Slot};
@@ -92,6 +93,9 @@ pub struct BootInfo {
     /// The boot before this one, if it ended without a word.
     #[serde(default)]
     pub interrupted: Option<Interrupted>,
+    /// What is certain about the time.
+    #[serde(default)]
+    pub clock: BootClock,
 }
 
 impl BootInfo {
@@ -116,6 +120,7 @@ impl BootInfo {
             first_boot: false,
             evidence: Vec::new(),
             interrupted: None,
+            clock: BootClock::default(),
         }
     }
 

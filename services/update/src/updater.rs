@@ -86,7 +86,7 @@ impl Updater {
             node.version = newest_version(&node, &records);
         }
         Ok(Self {
-            clock: Clock::open(&node.state_dir),
+            clock: Clock::open(&node.state_dir, node.boot.clock),
             node,
             records,
             links,
@@ -186,7 +186,7 @@ impl Updater {
             }),
             installing: lock(&self.installing).clone(),
             events: self.records.events(),
-            warnings: self.space_complaint().into_iter().collect(),
+            warnings: self.space_complaint().into_iter().chain(self.clock.complaint()).collect(),
             failed_releases: self.records.failed().iter().map(failed_report).collect(),
             release,
             rescue: boot.rescue.clone().unwrap_or_default(),
