@@ -14,7 +14,7 @@ mod gate;
 mod install;
 mod trial;
 
-pub use boot_info::{BootInfo, Evidence, Interrupted, STAGES_OF_CORRUPTION};
+pub use boot_info::{BootInfo, Evidence, Interrupted, STAGES_OF_CORRUPTION, SecureBoot};
 pub use entry::{Entry, EntryError, RESCUE_ENTRY, SEQ_MAX, TRIES_MAX, Tries};
 pub use failed::{FAILED_RELEASES_MAX, FailedRelease, FailedReleases, LOG_TAIL_MAX};
 pub use gate::{CheckResult, GateConfig, GateInputs, GateVerdict, gate};

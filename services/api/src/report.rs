@@ -31,6 +31,8 @@ pub struct OsReport {
     /// Why the rescue system runs; empty when a slot does. `version`, `slot` and `seq` are then those of the release that
     /// was committed last.
     pub rescue: String,
+    /// What the firmware says: `on`, `off`, `setup mode` or `absent`.
+    pub secure_boot: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

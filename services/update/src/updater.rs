@@ -190,6 +190,7 @@ impl Updater {
             failed_releases: self.records.failed().iter().map(failed_report).collect(),
             release,
             rescue: boot.rescue.clone().unwrap_or_default(),
+            secure_boot: boot.secure_boot.to_string(),
         }
     }
 
