@@ -45,30 +45,42 @@ pub fn floor(certain: &[u64]) -> u64 {
 /// What to judge expiry by: what enough peers say, or else the system's clock; in either case not before the floor. With
 /// fewer than half of them lying, their median lies between two honest ones' times.
 pub fn trusted(system: u64, floor: u64, peers: &[u64]) -> u64 {
-    median(peers, PEERS_MIN).unwrap_or(system).max(floor)
+    median(peers).unwrap_or(system).max(floor)
 }
 
 /// What the system's clock should be set to because of what peers say; `None` to leave it. A clock that is lost takes any
-/// peer's word, because without the time the node finds nothing and nobody. It never goes before the floor.
+/// peer's word, and of two the later one, because without the time the node finds nothing and nobody, and who lags may
+/// have lost it, too. It never goes before the floor.
 pub fn adjustment(system: u64, floor: u64, lost: bool, peers: &[u64]) -> Option<u64> {
-    let to = median(peers, if lost { 1 } else { PEERS_MIN })?.max(floor);
+    let theirs = if lost { upper_median(&sorted(peers)) } else { median(peers) };
+    let to = theirs?.max(floor);
     (to.abs_diff(system) > AGREE_S).then_some(to)
 }
 
 /// The time that the system's clock and enough peers agree on: certain enough to be a floor.
 pub fn confirmed(system: u64, peers: &[u64]) -> Option<u64> {
-    let theirs = median(peers, PEERS_MIN)?;
+    let theirs = median(peers)?;
     (theirs.abs_diff(system) <= AGREE_S).then_some(theirs.min(system))
 }
 
 /// The lower one of two middle times; `None` with too few peers.
-fn median(peers: &[u64], enough: usize) -> Option<u64> {
-    let mut times: Vec<u64> = peers.iter().copied().filter(|at| *at <= LATEST).collect();
-    if times.len() < enough {
+fn median(peers: &[u64]) -> Option<u64> {
+    let times = sorted(peers);
+    if times.len() < PEERS_MIN {
         return None;
     }
-    times.sort_unstable();
     times.get((times.len() - 1) / 2).copied()
+}
+
+fn upper_median(sorted: &[u64]) -> Option<u64> {
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// Those that can be times.
+fn sorted(peers: &[u64]) -> Vec<u64> {
+    let mut times: Vec<u64> = peers.iter().copied().filter(|at| *at <= LATEST).collect();
+    times.sort_unstable();
+    times
 }
 
 /// Whether the floor is worth writing again.
@@ -140,6 +152,8 @@ mod tests {
     fn a_lost_clock_follows_any_peer_and_a_sound_one_a_majority() {
         let (ahead, year) = (NOW + 1000, 365 * 86_400);
         assert_eq!(adjustment(NOW, NOW, true, &[ahead]), Some(ahead));
+        assert_eq!(adjustment(NOW, NOW, true, &[NOW - 9, ahead]), Some(ahead), "the other has lost it, too");
+        assert_eq!(adjustment(NOW, NOW, true, &[u64::MAX]), None, "the end of time is no time");
         assert_eq!(adjustment(NOW, NOW, false, &[ahead, ahead]), None, "two are not enough");
         assert_eq!(adjustment(NOW, NOW - year, false, &[ahead; 3]), Some(ahead));
         assert_eq!(adjustment(NOW + year, NOW, false, &[ahead; 3]), Some(ahead), "back, too");

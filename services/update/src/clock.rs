@@ -21,6 +21,8 @@ use crate::updater::Updater;
 /// What a node answers on it: its time in seconds since 1970, 8 bytes, big-endian. Nothing is asked.
 pub const TIME: &str = "time/1";
 const LOOK_EVERY: Duration = Duration::from_secs(600);
+/// While too few peers have told the time for it to count.
+const LOOK_EVERY_ALONE: Duration = Duration::from_secs(60);
 /// While the time is lost.
 const LOOK_EVERY_LOST: Duration = Duration::from_secs(5);
 /// A node that has lost the time does not tell it while it may still learn it. After that what it has is better than
@@ -34,7 +36,9 @@ pub struct Clock {
     saved: AtomicU64,
     /// What was certain, and since when this process has lived with it.
     certain: Mutex<(u64, Instant)>,
-    lost: AtomicBool,
+    lost: bool,
+    /// By some peer, in this life.
+    told: AtomicBool,
     begun: Instant,
 }
 
@@ -44,7 +48,14 @@ impl Clock {
         let saved = os_clock::parse_saved(&durable::read(&path).unwrap_or_default());
         let begun = Instant::now();
         let certain = Mutex::new((os_clock::floor(&[saved, boot.floor_unix]), begun));
-        Self { path, saved: AtomicU64::new(saved), certain, lost: AtomicBool::new(boot.lost), begun }
+        Self {
+            path,
+            saved: AtomicU64::new(saved),
+            certain,
+            lost: boot.lost,
+            told: AtomicBool::new(false),
+            begun,
+        }
     }
 
     /// Has certainly passed.
@@ -97,8 +108,9 @@ impl Clock {
         }
     }
 
+    /// Lost at boot and not learnt since.
     fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+        self.lost && !self.told.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, (u64, Instant)> {
@@ -109,23 +121,29 @@ impl Clock {
 /// Asks peers what time it is, follows them as `os_clock` has it, and keeps the floor.
 pub async fn look_after(updater: Arc<Updater>) {
     loop {
-        if let Err(e) = ask_around(&updater).await {
+        let told = ask_around(&updater).await.unwrap_or_else(|e| {
             tracing::warn!("the clock cannot be set: {e:#}");
-        }
+            0
+        });
         updater.clock.save();
-        let lost = updater.clock.is_lost();
-        tokio::time::sleep(if lost { LOOK_EVERY_LOST } else { LOOK_EVERY }).await;
+        let pause = match told {
+            _ if updater.clock.is_lost() => LOOK_EVERY_LOST,
+            os_clock::PEERS_MIN.. => LOOK_EVERY,
+            _ => LOOK_EVERY_ALONE,
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
-async fn ask_around(updater: &Updater) -> anyhow::Result<()> {
+/// How many told the time.
+async fn ask_around(updater: &Updater) -> anyhow::Result<usize> {
     let clock = &updater.clock;
     let peers = of_peers(&updater.links.streams, &updater.connected_peers().await).await;
     let (system, floor) = (now_unix(), clock.floor());
     if let Some(certain) = os_clock::confirmed(system, &peers) {
         clock.set_floor(certain);
     }
-    if let Some(to) = os_clock::adjustment(system, floor, clock.is_lost(), &peers) {
+    if let Some(to) = os_clock::adjustment(system, floor, clock.lost, &peers) {
         updater.links.supervisor().await?.set_clock(to).await?;
         let way = if to > system { "behind" } else { "ahead" };
         let (off, asked) = (to.abs_diff(system), peers.len());
@@ -133,9 +151,9 @@ async fn ask_around(updater: &Updater) -> anyhow::Result<()> {
         updater.records.event("clock", text);
     }
     if !peers.is_empty() {
-        clock.lost.store(false, Ordering::Relaxed);
+        clock.told.store(true, Ordering::Relaxed);
     }
-    Ok(())
+    Ok(peers.len())
 }
 
 /// Tells a peer what time it is here.

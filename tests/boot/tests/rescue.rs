@@ -52,8 +52,8 @@ fn right_time(status: &Value) -> Result<()> {
     let host = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let earliest = told.iter().filter_map(|e| e["at_unix"].as_u64()).min().unwrap_or(0);
     ensure!(earliest > host - BEHIND_S as u64 / 2, "an event by the wrong clock: {status}");
-    let set = told.iter().filter(|e| e["kind"] == "clock" && e["text"].as_str().is_some_and(is_behind));
-    let set = set.last().with_context(|| format!("the clock was not set: {status}"))?;
+    let mut set = told.iter().filter(|e| e["kind"] == "clock" && e["text"].as_str().is_some_and(is_behind));
+    let set = set.next_back().with_context(|| format!("the clock was not set: {status}"))?;
     let off = set["at_unix"].as_u64().unwrap_or(0).abs_diff(host);
     ensure!(off < UPDATE.as_secs(), "the clock is {off} s off after it was set: {status}");
     say(&format!("clock: {}", set["text"]));
