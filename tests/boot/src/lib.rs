@@ -1,5 +1,6 @@
 //! What the boot tests share: a lab with the releases that `cargo xtask test boot` built.
 
+mod full;
 mod rauc;
 
 use std::path::Path;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 use qemu_lab::{Lab, Node, NodeOptions, Releases};
 use serde_json::Value;
 
+pub use full::fill_state;
 pub use rauc::Rauc;
 
 /// Bounds an update on a slow, busy host; it measures nothing.
