@@ -57,6 +57,12 @@ pub fn adjustment(system: u64, floor: u64, lost: bool, peers: &[u64]) -> Option<
     (to.abs_diff(system) > AGREE_S).then_some(to)
 }
 
+/// By how many seconds the system's clock is ahead of (negative: behind) what the peer nearest to it says, if they do not agree.
+pub fn dispute(system: u64, peers: &[u64]) -> Option<i64> {
+    let nearest = sorted(peers).into_iter().min_by_key(|at| at.abs_diff(system))?;
+    (nearest.abs_diff(system) > AGREE_S).then(|| system.min(LATEST) as i64 - nearest as i64)
+}
+
 /// The time that the system's clock and enough peers agree on: certain enough to be a floor.
 pub fn confirmed(system: u64, peers: &[u64]) -> Option<u64> {
     let theirs = median(peers)?;
@@ -161,6 +167,15 @@ mod tests {
         assert_eq!(adjustment(NOW, NOW, true, &[5]), None);
         assert_eq!(adjustment(NOW, NOW, true, &[NOW + AGREE_S]), None, "they agree");
         assert_eq!(adjustment(NOW, NOW, true, &[]), None);
+    }
+
+    #[test]
+    fn a_dispute_is_with_every_peer() {
+        let day = 86_400;
+        assert_eq!(dispute(NOW + day, &[NOW, NOW - 7]), Some(day as i64));
+        assert_eq!(dispute(NOW - day, &[NOW]), Some(-(day as i64)));
+        assert_eq!(dispute(NOW + day, &[NOW, NOW + day + 9]), None, "one agrees");
+        assert_eq!(dispute(NOW, &[]), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::updater::Updater;
 pub const TIME: &str = "time/1";
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// While too few peers have told the time for it to count.
-const LOOK_EVERY_ALONE: Duration = Duration::from_secs(60);
+const LOOK_EVERY_ALONE: Duration = Duration::from_secs(20);
 /// While the time is lost.
 const LOOK_EVERY_LOST: Duration = Duration::from_secs(5);
 /// A node that has lost the time does not tell it while it may still learn it. After that what it has is better than
@@ -39,6 +39,8 @@ pub struct Clock {
     lost: bool,
     /// By some peer, in this life.
     told: AtomicBool,
+    /// That its peers say something else, in words, while they are too few to be followed.
+    dispute: Mutex<Option<String>>,
     begun: Instant,
 }
 
@@ -54,13 +56,14 @@ impl Clock {
             certain,
             lost: boot.lost,
             told: AtomicBool::new(false),
+            dispute: Mutex::default(),
             begun,
         }
     }
 
     /// Has certainly passed.
     pub fn floor(&self) -> u64 {
-        let (floor, since) = *self.lock();
+        let (floor, since) = *lock(&self.certain);
         floor + since.elapsed().as_secs()
     }
 
@@ -85,16 +88,27 @@ impl Clock {
 
     /// What the owner should know about it.
     pub fn complaint(&self) -> Option<String> {
-        self.is_lost().then(|| {
-            "the machine's clock holds nonsense (an empty battery?) and no neighbour has told the time yet; it runs from the \
-             newest time that was known here"
-                .into()
-        })
+        if self.is_lost() {
+            let text = "the machine's clock holds nonsense (an empty battery?) and no neighbour has told the time yet; it \
+                runs from the newest time that was known here";
+            return Some(text.into());
+        }
+        lock(&self.dispute).clone()
+    }
+
+    fn set_dispute(&self, ahead_s: Option<i64>) {
+        *lock(&self.dispute) = ahead_s.map(|ahead| {
+            let (off, way) = (ahead.unsigned_abs(), if ahead > 0 { "ahead of" } else { "behind" });
+            format!(
+                "the clock is {off} s {way} what neighbours say, who are too few to be followed; if it is wrong, releases and \
+                 content may not be found: set the machine's clock (firmware setup)"
+            )
+        });
     }
 
     fn set_floor(&self, to: u64) {
         if to > self.floor() && to <= os_clock::LATEST {
-            *self.lock() = (to, Instant::now());
+            *lock(&self.certain) = (to, Instant::now());
         }
     }
 
@@ -112,10 +126,10 @@ impl Clock {
     fn is_lost(&self) -> bool {
         self.lost && !self.told.load(Ordering::Relaxed)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, (u64, Instant)> {
-        self.certain.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Asks peers what time it is, follows them as `os_clock` has it, and keeps the floor.
@@ -143,7 +157,9 @@ async fn ask_around(updater: &Updater) -> anyhow::Result<usize> {
     if let Some(certain) = os_clock::confirmed(system, &peers) {
         clock.set_floor(certain);
     }
-    if let Some(to) = os_clock::adjustment(system, floor, clock.lost, &peers) {
+    let adjustment = os_clock::adjustment(system, floor, clock.lost, &peers);
+    clock.set_dispute(os_clock::dispute(system, &peers).filter(|_| adjustment.is_none()));
+    if let Some(to) = adjustment {
         updater.links.supervisor().await?.set_clock(to).await?;
         let way = if to > system { "behind" } else { "ahead" };
         let (off, asked) = (to.abs_diff(system), peers.len());
@@ -201,5 +217,7 @@ mod tests {
         clock.raise(FLOOR + 5000);
         let again = Clock::open(dir.path(), BootClock { floor_unix: FLOOR, lost: false });
         assert!((FLOOR + 5000..FLOOR + 5060).contains(&again.floor()) && again.complaint().is_none());
+        again.set_dispute(Some(-9));
+        assert!(again.complaint().unwrap().contains("9 s behind"));
     }
 }
