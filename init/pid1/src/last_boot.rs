@@ -26,7 +26,7 @@ const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// Judges the boot before this one, keeps what is known of it, and records that this one runs, if it shall.
 pub fn look_back(node: &mut Node) -> Result<()> {
     // First of all the time: what is found is dated.
-    clock::raise(node.command_line.as_ref().map_or(0, |line| line.built_unix));
+    node.clock = clock::settle(node.command_line.as_ref().map_or(0, |line| line.built_unix));
     let (files, dumps) = dumps().into_iter().unzip::<PathBuf, String, Vec<_>, Vec<_>>();
     let text = read_bounded(Path::new(RUNNING), RUNNING_BYTES_MAX).ok();
     let running = text.and_then(|text| serde_json::from_str(&text).ok());

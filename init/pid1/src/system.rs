@@ -22,7 +22,7 @@ use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::supervisor::Supervisor;
 use crate::uevents::Received;
-use crate::{disk, evidence, last_boot, state};
+use crate::{disk, evidence, firmware, last_boot, state};
 
 const MODULES_LIST: &str = "/usr/lib/modules/modules.toml";
 const MODULES_FOLDER: &str = "/usr/lib/modules";
@@ -100,6 +100,8 @@ fn boot_info(node: &Node, devices: &Devices) -> Option<BootInfo> {
         first_boot: node.first_boot,
         evidence,
         interrupted: node.interrupted.clone(),
+        clock: node.clock,
+        secure_boot: firmware::secure_boot(),
         ..BootInfo::of(entry)
     })
 }

@@ -1,7 +1,9 @@
 //! What PID 1 tells everybody about this boot: `/run/macula/boot.json`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use os_clock::BootClock;
 use serde::{Deserialize, Serialize};
 
 use crate::{Entry, Slot};
@@ -72,6 +74,42 @@ pub fn keeps_failing(seq: u32, evidence: &[Evidence]) -> bool {
     failures(seq, evidence) >= FAILURES_MAX
 }
 
+/// What the firmware says about Secure Boot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecureBoot {
+    /// It has none, or says nothing about it.
+    #[default]
+    Absent,
+    Off,
+    /// Off, and whoever comes first may enrol keys.
+    SetupMode,
+    On,
+}
+
+impl SecureBoot {
+    /// From the firmware's variables `SecureBoot` and `SetupMode`.
+    pub fn of(secure_boot: Option<bool>, setup_mode: Option<bool>) -> Self {
+        match (secure_boot, setup_mode) {
+            (Some(true), _) => Self::On,
+            (_, Some(true)) => Self::SetupMode,
+            (Some(false), _) => Self::Off,
+            (None, _) => Self::Absent,
+        }
+    }
+}
+
+impl fmt::Display for SecureBoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "absent",
+            Self::Off => "off",
+            Self::SetupMode => "setup mode",
+            Self::On => "on",
+        })
+    }
+}
+
 /// What booted, as JSON in `/run/macula/boot.json` (mode 0444).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootInfo {
@@ -109,6 +147,11 @@ pub struct BootInfo {
     /// The boot before this one, if it ended without a word.
     #[serde(default)]
     pub interrupted: Option<Interrupted>,
+    /// What is certain about the time.
+    #[serde(default)]
+    pub clock: BootClock,
+    #[serde(default)]
+    pub secure_boot: SecureBoot,
 }
 
 impl BootInfo {
@@ -133,6 +176,8 @@ impl BootInfo {
             first_boot: false,
             evidence: Vec::new(),
             interrupted: None,
+            clock: BootClock::default(),
+            secure_boot: SecureBoot::default(),
         }
     }
 
@@ -174,6 +219,18 @@ impl BootInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secure_boot_is_what_both_variables_say() {
+        let (yes, no) = (Some(true), Some(false));
+        let all = [(yes, no), (no, yes), (no, no), (None, None), (None, yes)].map(|(on, setup)| {
+            let state = SecureBoot::of(on, setup);
+            let text = serde_json::to_string(&state).unwrap();
+            assert_eq!(serde_json::from_str::<SecureBoot>(&text).unwrap(), state);
+            state.to_string()
+        });
+        assert_eq!(all, ["on", "setup mode", "off", "absent", "setup mode"]);
+    }
 
     #[test]
     fn reads_back_what_it_writes() {

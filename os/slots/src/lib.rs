@@ -15,7 +15,7 @@ mod install;
 mod trial;
 
 pub use boot_info::{
-    BootInfo, Evidence, FAILURES_MAX, Interrupted, STAGES_OF_CORRUPTION, failures, keeps_failing,
+    BootInfo, Evidence, FAILURES_MAX, Interrupted, STAGES_OF_CORRUPTION, SecureBoot, failures, keeps_failing,
 };
 pub use entry::{Entry, EntryError, RESCUE_ENTRY, SEQ_MAX, TRIES_MAX, Tries};
 pub use failed::{FAILED_RELEASES_MAX, FailedRelease, FailedReleases, LOG_TAIL_MAX};

@@ -30,6 +30,8 @@ pub struct NodeOptions {
     pub alone: bool,
     /// Firmware with Secure Boot, without keys.
     pub secure_boot: bool,
+    /// How far the machine's clock is off the host's at each start; negative: behind.
+    pub clock_off_s: i64,
 }
 
 /// A running (or cut off) machine.
@@ -54,6 +56,7 @@ impl<'lab> Node<'lab> {
             .uefi_variables(lab.dir.join(format!("{name}.vars")))
             .forward_udp(MESH_PORT)
             .watchdog()
+            .clock_off(options.clock_off_s)
             .serial_log(lab.dir.join(format!("{name}.log")));
         if options.secure_boot {
             builder = builder.secure_boot();

@@ -34,6 +34,7 @@ pub struct Builder {
     /// The guest's UDP ports that the host reaches.
     pub(crate) forwards: Vec<u16>,
     pub(crate) watchdog: bool,
+    pub(crate) clock_off_s: i64,
     pub(crate) screen: bool,
     pub(crate) reboots: bool,
     pub(crate) extra: Vec<String>,
@@ -77,6 +78,7 @@ impl Builder {
             lans: Vec::new(),
             forwards: Vec::new(),
             watchdog: false,
+            clock_off_s: 0,
             screen: false,
             reboots: true,
             extra: Vec::new(),
@@ -164,6 +166,12 @@ impl Builder {
     /// Adds an i6300esb watchdog that resets the machine when the guest stops feeding it.
     pub fn watchdog(mut self) -> Self {
         self.watchdog = true;
+        self
+    }
+
+    /// At each start of QEMU the machine's clock is so many seconds off the host's, ahead or (negative) behind.
+    pub fn clock_off(mut self, seconds: i64) -> Self {
+        self.clock_off_s = seconds;
         self
     }
 

@@ -33,6 +33,8 @@ pub struct OsReport {
     pub rescue: String,
     /// Version of the rescue system on the disk; empty when this node has not renewed it.
     pub rescue_version: String,
+    /// What the firmware says: `on`, `off`, `setup mode` or `absent`.
+    pub secure_boot: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

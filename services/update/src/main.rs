@@ -70,7 +70,7 @@ async fn run() -> Result<()> {
     tokio::spawn(owner::serve(updater.clone(), events));
     tokio::spawn(space::watch(updater.clone()));
     tokio::spawn(after_boot::settle(updater.clone()));
-    tokio::spawn(clock::keep_saved(updater.clone()));
+    tokio::spawn(clock::look_after(updater.clone()));
     daemon::ready();
     bus::serve_each(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], move |builder, uid| {
         let updater = updater.clone();

@@ -88,7 +88,7 @@ impl Updater {
             node.version = lowest_in_rescue(&node, &records);
         }
         Ok(Self {
-            clock: Clock::open(&node.state_dir),
+            clock: Clock::open(&node.state_dir, node.boot.clock),
             node,
             records,
             links,
@@ -188,11 +188,12 @@ impl Updater {
             }),
             installing: lock(&self.installing).clone(),
             events: self.records.events(),
-            warnings: self.space_complaint().into_iter().collect(),
+            warnings: self.space_complaint().into_iter().chain(self.clock.complaint()).collect(),
             failed_releases: self.records.failed().iter().map(failed_report).collect(),
             release,
             rescue: boot.rescue.clone().unwrap_or_default(),
             rescue_version: self.rescue_version(),
+            secure_boot: boot.secure_boot.to_string(),
         }
     }
 

@@ -110,6 +110,9 @@ pub fn render(r: &OsReport, palette: Palette) -> String {
     line("version", format!("{}, slot {}, install {}", clean(&r.version), clean(&r.slot), r.seq));
     line("release", if r.release.is_empty() { "factory image".into() } else { clean(&r.release) });
     line("up", duration(r.uptime_s));
+    if !r.secure_boot.is_empty() {
+        line("firmware", format!("Secure Boot: {}", clean(&r.secure_boot)));
+    }
     line("entries", clean(&r.entries.join(" ")));
     line("trial", r.trial.as_ref().map_or_else(|| "none".into(), |t| trial(t, palette)));
     match &r.installing {
