@@ -74,6 +74,7 @@ const ENCRYPTION_OPENED: [&str; 4] =
     ["libtss2-esys.so.0", "libtss2-mu.so.0", "libtss2-rc.so.0", "libtss2-tcti-device.so.0"];
 const NAME: &str = "Macula OS";
 const RESCUE_NAME: &str = "Macula OS rescue";
+const RESCUE_FILE: &str = "rescue.efi";
 /// Content lies in the image in the order of the paths. Modules seldom change, so they come before `usr/bin`: a
 /// program that grows does not move them, and a node that updates finds their chunks in the slot that it has.
 const MODULES: &str = "lib/modules";
@@ -109,7 +110,10 @@ pub struct BuiltImage {
     /// Hexadecimal root hash of dm-verity.
     pub verity_root: String,
     pub uki: OutFile,
-    /// Description of root and UKI for `maculactl release create`.
+    /// The rescue system's, made along with a disk image.
+    #[serde(default)]
+    pub rescue: Option<OutFile>,
+    /// Description of root, UKI and rescue system for `maculactl release create`.
     pub artifacts: OutFile,
     pub disk: Option<DiskImage>,
     /// Whether an earlier build's outputs were found to be what is wanted.
@@ -138,6 +142,8 @@ struct Artifacts<'a> {
     version: &'a str,
     root: RootArtifact<'a>,
     uki: Artifact<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rescue: Option<Artifact<'a>>,
 }
 
 #[derive(Serialize)]
@@ -236,13 +242,14 @@ impl Build<'_> {
         let initrd = self.initramfs(&mut modules, tools)?;
         let stub = boot.join(STUB);
         let uki = self.uki(&kernel, &root, &initrd, &stub)?;
-        let artifacts = self.artifacts(&root, uki.len() as u64)?;
-        let disk = match spec.disk_image {
-            true => {
-                let rescue = self.rescue(&mut modules, &kernel, initrd, &stub)?;
-                Some(self.disk(&root, &uki, &rescue, &boot.join(BOOT_LOADER))?)
-            }
+        let rescue = match spec.disk_image {
+            true => Some(self.rescue(&mut modules, &kernel, initrd, &stub)?),
             false => None,
+        };
+        let artifacts = self.artifacts(&root, uki.len(), rescue.as_ref().map(Vec::len))?;
+        let disk = match &rescue {
+            Some(rescue) => Some(self.disk(&root, &uki, rescue, &boot.join(BOOT_LOADER))?),
+            None => None,
         };
         Ok(BuiltImage {
             board: spec.board.board.clone(),
@@ -251,6 +258,7 @@ impl Build<'_> {
             root: self.keep("root.img")?,
             verity_root: root.verity_root,
             uki: self.keep("uki.efi")?,
+            rescue: rescue.map(|_| self.keep(RESCUE_FILE)).transpose()?,
             artifacts: self.keep(artifacts)?,
             disk: match disk {
                 None => None,
@@ -394,6 +402,8 @@ impl Build<'_> {
         initrd.extend(initramfs::rescue(&files)?);
         let bytes = self.make_uki(kernel, stub, &initrd, "macula.rescue", RESCUE_NAME)?;
         check_fits("the rescue UKI", bytes.len() as u64, RESCUE_BYTES_MAX)?;
+        let path = self.work.join(RESCUE_FILE);
+        std::fs::write(&path, &bytes).at("write", &path)?;
         step.done(&progress::mib(bytes.len() as u64));
         Ok(bytes)
     }
@@ -409,12 +419,13 @@ impl Build<'_> {
         format!("{}ID=macula\nMACULA_BOARD={}\n", self.os_release(NAME), self.spec.board.board)
     }
 
-    fn artifacts(&self, root: &Root, uki_size: u64) -> Result<&'static str> {
+    fn artifacts(&self, root: &Root, uki_size: usize, rescue_size: Option<usize>) -> Result<&'static str> {
         let artifacts = Artifacts {
             board: &self.spec.board.board,
             version: &self.spec.version,
             root: RootArtifact { file: "root.img", size: root.bytes, verity_root: &root.verity_root },
-            uki: Artifact { file: "uki.efi", size: uki_size },
+            uki: Artifact { file: "uki.efi", size: uki_size as u64 },
+            rescue: rescue_size.map(|size| Artifact { file: RESCUE_FILE, size: size as u64 }),
         };
         let name = "artifacts.json";
         let text =
@@ -474,6 +485,7 @@ impl BuiltImage {
         let disk = self.disk.iter().flat_map(|disk| [&disk.raw, &disk.compressed]);
         [&self.root, &self.uki, &self.artifacts]
             .into_iter()
+            .chain(&self.rescue)
             .chain(disk)
             .map(|file| (file.path.clone(), file.size))
             .collect()

@@ -155,6 +155,13 @@ fn the_rescue_uki_has_all_programs_and_opens_no_slot() {
     let disk = &image.disk.as_ref().unwrap().raw.path;
     let uki = esp::read_file(disk, &format!("EFI/Linux/{}", image_layout::RESCUE_ENTRY)).unwrap();
     assert!((uki.len() as u64) < image_layout::RESCUE_BYTES_MAX);
+    let artifacts = std::fs::read_to_string(&image.artifacts.path).unwrap();
+    let artifacts: serde_json::Value = serde_json::from_str(&artifacts).unwrap();
+    assert_eq!(artifacts["rescue"], serde_json::json!({ "file": "rescue.efi", "size": uki.len() }));
+    assert!(
+        std::fs::read(&image.rescue.as_ref().unwrap().path).unwrap() == uki,
+        "the artifact is what was flashed"
+    );
     let cmdline = CommandLine::parse(&String::from_utf8(section_of(&uki, ".cmdline").0).unwrap()).unwrap();
     assert_eq!((cmdline.root, cmdline.version.as_str()), (Root::Rescue, VERSION));
     let archive = zstd::decode_all(section_of(&uki, ".initrd").0.as_slice()).unwrap();
@@ -290,7 +297,8 @@ fn equal_inputs_are_not_built_again_and_would_give_equal_bytes() {
     assert!(!again.reused);
     let files = |image: &BuiltImage| {
         let disk = image.disk.as_ref().unwrap();
-        [&image.root, &image.uki, &image.artifacts, &disk.compressed].map(|file| file.path.clone())
+        let rescue = image.rescue.as_ref().unwrap();
+        [&image.root, &image.uki, rescue, &image.artifacts, &disk.compressed].map(|file| file.path.clone())
     };
     for (one, other) in files(&first.image).iter().zip(files(&again)) {
         assert!(std::fs::read(one).unwrap() == std::fs::read(&other).unwrap(), "{}", other.display());
@@ -301,7 +309,7 @@ fn equal_inputs_are_not_built_again_and_would_give_equal_bytes() {
     spec.disk_image = false;
     spec.overlay.insert("etc/other".into(), b"x".to_vec());
     let changed = build(&spec, &Progress::silent()).unwrap();
-    assert!(!changed.reused && changed.disk.is_none());
+    assert!(!changed.reused && changed.disk.is_none() && changed.rescue.is_none());
     assert_ne!(changed.verity_root, again.verity_root);
 }
 

@@ -1,4 +1,5 @@
-//! The clock's floor at boot: a machine without a battery, or with an empty one, must not believe that it is 1970.
+//! The clock's floor at boot: a machine without a battery, or with an empty one, must not believe that it is 1970, nor one
+//! whose clock holds nonsense that it is 2090.
 //!
 //! `update` owns the file, so it is opened like a stranger's: no link is followed, nothing is waited for.
 
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use init_plan::steps::STATE;
+use os_clock::BootClock;
 
 use crate::console::say;
 use crate::sys::clock;
@@ -17,16 +19,20 @@ use crate::sys::clock;
 const COPIES: [&str; 2] = ["", ".previous"];
 const BYTES_MAX: u64 = 256;
 
-/// Sets the system's clock to the floor if it is before it.
-pub fn raise(built_unix: u64) {
+/// What is certain about the time. A system's clock that cannot be right is set to the floor.
+pub fn settle(built_unix: u64) -> BootClock {
     let saved = COPIES.map(|copy| read(&Path::new(STATE).join(format!("{}{copy}", os_clock::FILE))));
     let system = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let floor = os_clock::floor(&[built_unix, saved[0], saved[1]]);
-    let Some(to) = os_clock::correction(system, floor) else { return };
-    match clock::set(to) {
-        Ok(()) => say(&format!("the clock was {} s behind what has certainly been; set", to - system)),
-        Err(error) => say(&format!("the clock is behind and cannot be set: {error}")),
+    let judged = BootClock::judge(system, floor);
+    if judged.lost {
+        let off = if system < floor { "behind" } else { "ahead of" };
+        match clock::set(floor) {
+            Ok(()) => say(&format!("the clock was {} s {off} what is certain; set", system.abs_diff(floor))),
+            Err(error) => say(&format!("the clock is {off} what is certain and cannot be set: {error}")),
+        }
     }
+    judged
 }
 
 fn read(path: &Path) -> u64 {

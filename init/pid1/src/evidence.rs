@@ -8,12 +8,13 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use init_plan::failure::{evidence_file, evidence_to_remove};
+use init_plan::failure::{evidence_file, evidence_to_remove, is_settled_by};
 use init_plan::kernel_log;
 use init_plan::steps::EVIDENCE;
 use nix::libc;
 use os_slots::{Entry, Evidence, LOG_TAIL_MAX};
 
+use crate::console::say;
 use crate::sys::files::{read_bounded, write_whole};
 
 /// One piece is far smaller: its log lines are bounded in number and length.
@@ -39,6 +40,7 @@ pub fn write(boot_id: &str, entry: Entry, stage: &str, reason: &str) -> Result<(
         reason: reason.to_owned(),
         log_tail: log_tail(),
         at_unix: now_unix(),
+        settled: false,
     })
 }
 
@@ -49,15 +51,29 @@ pub fn keep(evidence: &Evidence) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
-    let dated: Vec<(String, Option<u64>)> = files()
-        .into_iter()
-        .map(|name| (name.clone(), read(&name).map(|evidence| evidence.at_unix)))
-        .collect();
-    for surplus in evidence_to_remove(&dated) {
+    let known: Vec<_> = files().into_iter().map(|name| (name.clone(), read(&name))).collect();
+    for surplus in evidence_to_remove(evidence.seq, &known) {
         let _ = fs::remove_file(Path::new(EVIDENCE).join(surplus));
     }
+    write_to(&path, evidence)
+}
+
+/// A boot of the install `seq` has settled: what failed before it is kept and no longer counts. After a cut in the middle
+/// the rest is marked by the next boot that settles. Nothing is written when nothing has failed.
+pub fn settle(seq: u32) {
+    for name in files() {
+        let Some(evidence) = read(&name).filter(|evidence| is_settled_by(seq, evidence)) else { continue };
+        let settled = Evidence { settled: true, ..evidence };
+        match write_to(&Path::new(EVIDENCE).join(&name), &settled) {
+            Ok(()) => say(&format!("settled: the failure at {} no longer counts", settled.stage)),
+            Err(error) => say(&format!("{error:#}")),
+        }
+    }
+}
+
+fn write_to(path: &Path, evidence: &Evidence) -> Result<()> {
     let bytes = serde_json::to_vec_pretty(evidence)?;
-    write_whole(&path, 0o644, &bytes).with_context(|| format!("cannot write {}", path.display()))
+    write_whole(path, 0o644, &bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
 pub fn now_unix() -> u64 {

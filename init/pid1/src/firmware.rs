@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use init_plan::cmdline::Developer;
 use init_plan::failure::{Booted, booted_entry};
-use init_plan::firmware::{LOADER_VENDOR, decode_text, encode_text};
+use init_plan::firmware::{GLOBAL_VENDOR, LOADER_VENDOR, decode_flag, decode_text, encode_text};
 use init_plan::guid::Guid;
 use init_plan::steps::EFIVARS;
+use os_slots::SecureBoot;
 
 use crate::console::say;
 use crate::sys::files::make_mutable;
@@ -29,6 +30,12 @@ pub fn booted(developer: Option<&Developer>) -> Result<(Booted, Guid)> {
     let esp =
         esp.context("the boot loader does not say which ESP it was read from (LoaderDevicePartUUID)")?;
     Ok((booted, esp.parse().context("LoaderDevicePartUUID")?))
+}
+
+/// Nothing depends on it here: it is for the owner to see.
+pub fn secure_boot() -> SecureBoot {
+    let flag = |name| decode_flag(&fs::read(format!("{EFIVARS}/{name}-{GLOBAL_VENDOR}")).ok()?);
+    SecureBoot::of(flag("SecureBoot"), flag("SetupMode"))
 }
 
 /// Makes the boot loader boot this entry once, on the next boot.

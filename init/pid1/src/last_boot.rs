@@ -1,6 +1,7 @@
 //! What the boot before this one left behind, and what this one leaves: `/state/boot/running.json` while it runs.
 //!
 //! Crash: evidence is on disk before the traces that it was made from are removed, so it is made again, with the same name.
+//! A failure that leads out of the slot does so in the boot that finds it; a cut before that costs one more boot of the slot.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +13,9 @@ use init_plan::steps::STATE;
 use init_plan::supervision::trial_watch;
 
 use crate::console::{now, say};
-use crate::evidence;
 use crate::node::Node;
 use crate::sys::files::{read_bounded, write_whole};
+use crate::{clock, evidence, leave};
 
 const RUNNING_BYTES_MAX: u64 = 256 << 10;
 /// One dump, unpacked, is at most what `pstore.kmsg_bytes` says.
@@ -22,18 +23,23 @@ const DUMP_BYTES_MAX: u64 = 1 << 20;
 const DUMPS_MAX: usize = 32;
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 
-/// Judges the boot before this one, keeps what is known of it, and records that this one runs.
+/// Judges the boot before this one, keeps what is known of it, and records that this one runs, if it shall.
 pub fn look_back(node: &mut Node) -> Result<()> {
+    // First of all the time: what is found is dated.
+    node.clock = clock::settle(node.command_line.as_ref().map_or(0, |line| line.built_unix));
     let (files, dumps) = dumps().into_iter().unzip::<PathBuf, String, Vec<_>, Vec<_>>();
     let text = read_bounded(Path::new(RUNNING), RUNNING_BYTES_MAX).ok();
     let running = text.and_then(|text| serde_json::from_str(&text).ok());
     let (watchdog_reset, known) = (node.watchdog.has_reset, evidence::read_all());
     let found = Found { running, dumps, watchdog_reset, known: &known, now_unix: evidence::now_unix() };
+    let mut news = None;
     match last_boot(found) {
         LastBoot::Ended => {}
         LastBoot::Failed(failure) => {
             say(&format!("the boot before this one failed at {}: {}", failure.stage, failure.reason));
             evidence::keep(&failure)?;
+            // A dump that cannot be removed is found in each boot, and leads out of one.
+            news = Some(failure).filter(|failure| known.iter().all(|e| e.boot_id != failure.boot_id));
         }
         LastBoot::Interrupted(boot) => {
             say(&format!("the boot of {} before this one ended without a word", boot.version));
@@ -41,6 +47,11 @@ pub fn look_back(node: &mut Node) -> Result<()> {
         }
     }
     files.iter().for_each(|file| drop(fs::remove_file(file)));
+    if let Some(failure) = news {
+        // Told: should this boot leave at once, the next must not find the record again.
+        let _ = fs::remove_file(RUNNING);
+        leave::after_late_news(node, &failure);
+    }
     begin(node)
 }
 

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use init_plan::failure::{OnFailure, Reaction, react};
-use init_plan::steps::{CGROUP, STATE};
+use init_plan::failure::{OnFailure, Reaction, react, react_late};
+use init_plan::steps::{CGROUP, Devices, STATE};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use os_bootloader::esp;
-use os_slots::{Entry, RESCUE_ENTRY};
+use os_slots::{Entry, Evidence, RESCUE_ENTRY};
 
 use crate::console::{now, say};
 use crate::machine::StepFailed;
@@ -36,6 +36,21 @@ pub fn after_failure(node: &mut Node, failure: StepFailed) -> ! {
     say(&format!("FAILED at {stage}: {reason}"));
     record(node, stage, &reason);
     let reaction = choose(node, on_failure);
+    follow(node, reaction)
+}
+
+/// The boot before this one has failed without a word to `/state`, as `failure` says, which is new. Does not return if this
+/// boot would promise no more.
+pub fn after_late_news(node: &mut Node, failure: &Evidence) {
+    let (Some(entry), Some(devices)) = (node.entry, &node.devices) else { return };
+    let reaction = react_late(failure, entry, &entries(devices), &evidence::read_all());
+    if let Some(reaction) = reaction {
+        say(&format!("{entry} keeps failing"));
+        follow(node, reaction)
+    }
+}
+
+fn follow(node: &mut Node, reaction: Reaction) -> ! {
     let pause = match reaction {
         Reaction::OtherSlot { entry, pause } => match firmware::set_one_shot(&entry) {
             Ok(()) => {
@@ -103,12 +118,16 @@ fn choose(node: &Node, on_failure: OnFailure) -> Reaction {
     let (Some(entry), Some(devices)) = (node.entry, &node.devices) else {
         return react(OnFailure::Reboot, Entry::committed(0), &[], &[]);
     };
-    let entries = esp::list_entries(Path::new(&devices.esp)).unwrap_or_else(|error| {
+    let known = if node.state_is_mounted { evidence::read_all() } else { Vec::new() };
+    react(on_failure, entry, &entries(devices), &known)
+}
+
+/// What the ESP holds; nothing when it cannot be read.
+pub fn entries(devices: &Devices) -> Vec<Entry> {
+    esp::list_entries(Path::new(&devices.esp)).unwrap_or_else(|error| {
         say(&format!("the ESP's entries cannot be read: {error}"));
         Vec::new()
-    });
-    let known = if node.state_is_mounted { evidence::read_all() } else { Vec::new() };
-    react(on_failure, entry, &entries, &known)
+    })
 }
 
 /// Ends every other process and brings the state partition to rest.

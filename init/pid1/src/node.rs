@@ -6,6 +6,7 @@ use std::time::Duration;
 use init_plan::cmdline::CommandLine;
 use init_plan::last_boot::Running;
 use init_plan::steps::Devices;
+use os_clock::BootClock;
 use os_slots::{Entry, Interrupted};
 
 use crate::drivers::Drivers;
@@ -29,6 +30,7 @@ pub struct Node {
     pub secret: Option<String>,
     /// How the boot before this one ended, if it was without a word.
     pub interrupted: Option<Interrupted>,
+    pub clock: BootClock,
     /// This boot's record on the state partition.
     pub running: Option<Running>,
     /// Until when, and when next, its log lines are renewed.

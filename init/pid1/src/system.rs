@@ -15,7 +15,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use os_bootloader::esp;
 use os_slots::{BootInfo, Entry, standing_in_rescue};
 
 use crate::console::{now, say};
@@ -24,7 +23,7 @@ use crate::machine::{self, StepFailed};
 use crate::node::Node;
 use crate::supervisor::Supervisor;
 use crate::uevents::Received;
-use crate::{clock, disk, encryption, evidence, last_boot, state};
+use crate::{disk, encryption, evidence, firmware, last_boot, state};
 
 const MODULES_LIST: &str = "/usr/lib/modules/modules.toml";
 const MODULES_FOLDER: &str = "/usr/lib/modules";
@@ -64,7 +63,6 @@ fn take_signals() -> Result<SignalFd, StepFailed> {
 fn prepare(node: &mut Node) -> Result<(), StepFailed> {
     let unknown = || fail("system", OnFailure::Reboot, anyhow!("the boot disk is not known"));
     let devices = node.devices.clone().ok_or_else(unknown)?;
-    clock::raise(node.command_line.as_ref().map_or(0, |line| line.built_unix));
     let info = boot_info(node, &devices).ok_or_else(unknown)?;
     match &info.rescue {
         Some(why) => say(&format!("rescue: {why}")),
@@ -87,7 +85,7 @@ fn boot_info(node: &Node, devices: &Devices) -> Option<BootInfo> {
     let evidence = evidence::read_all();
     let (entry, rescue, root_hash) = match (node.entry, &line.root) {
         (Some(entry), Root::Slot(verity)) => (entry, None, verity.root_hash.clone()),
-        _ => (entry_in_rescue(devices), Some(why_rescue(&evidence)), String::new()),
+        _ => (standing_in_rescue(&leave::entries(devices)), Some(why_rescue(&evidence)), String::new()),
     };
     Some(BootInfo {
         rescue,
@@ -105,16 +103,10 @@ fn boot_info(node: &Node, devices: &Devices) -> Option<BootInfo> {
         first_boot: node.first_boot,
         evidence,
         interrupted: node.interrupted.clone(),
+        clock: node.clock,
+        secure_boot: firmware::secure_boot(),
         ..BootInfo::of(entry)
     })
-}
-
-fn entry_in_rescue(devices: &Devices) -> Entry {
-    let entries = esp::list_entries(Path::new(&devices.esp)).unwrap_or_else(|error| {
-        say(&format!("the ESP's entries cannot be read: {error}"));
-        Vec::new()
-    });
-    standing_in_rescue(&entries)
 }
 
 /// The root's own, larger set of drivers. Without it the node still runs on the initramfs's.
@@ -237,6 +229,7 @@ impl System<'_> {
         for message in self.supervisor.messages() {
             match message {
                 Message::Alive => self.supervisor.watch.alive(now()),
+                Message::Settled => self.settled(),
                 Message::Reboot(reason) => {
                     #[cfg(feature = "fault-injection")]
                     crate::fault::obey(&reason);
@@ -252,6 +245,15 @@ impl System<'_> {
             }
         }
         Ok(())
+    }
+
+    /// This install works: its earlier failures no longer count. (On trial it may have been committed since it was started.)
+    fn settled(&self) {
+        let (Some(entry), Some(devices)) = (self.node.entry, &self.node.devices) else { return };
+        let committed = Entry::committed(entry.seq);
+        if entry == committed || leave::entries(devices).contains(&committed) {
+            evidence::settle(entry.seq);
+        }
     }
 
     /// The mark first: from then on every boot, also one after a cut, makes the reset.

@@ -3,6 +3,8 @@
 
 /// Vendor GUID of the boot loader interface.
 pub const LOADER_VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+/// Vendor GUID of the variables that UEFI itself defines.
+pub const GLOBAL_VENDOR: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
 /// Non-volatile, boot-time and run-time access.
 const ATTRIBUTES: u32 = 7;
 /// Longest accepted text, in UTF-16 units: a path on the ESP.
@@ -27,6 +29,15 @@ pub fn decode_text(bytes: &[u8]) -> Result<String, VariableError> {
     String::from_utf16(&units[..end]).map_err(|_| VariableError::NotText)
 }
 
+/// The flag in a variable file: one byte, 0 or 1.
+pub fn decode_flag(bytes: &[u8]) -> Option<bool> {
+    match bytes {
+        [_, _, _, _, 0] => Some(false),
+        [_, _, _, _, 1] => Some(true),
+        _ => None,
+    }
+}
+
 /// A variable file that sets `text`, kept over resets.
 pub fn encode_text(text: &str) -> Vec<u8> {
     let units = text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes);
@@ -49,6 +60,15 @@ mod tests {
         assert_eq!(bytes[bytes.len() - 2..], [0, 0]);
         assert_eq!(decode_text(&bytes).unwrap(), "macula-000001.efi");
         assert_eq!(file_name("\\EFI\\Linux\\macula-000002+2-1.efi"), "macula-000002+2-1.efi");
+    }
+
+    #[test]
+    fn flags_are_one_byte() {
+        assert_eq!(decode_flag(&[6, 0, 0, 0, 1]), Some(true));
+        assert_eq!(decode_flag(&[6, 0, 0, 0, 0]), Some(false));
+        for bad in [&[][..], &[6, 0, 0, 0], &[6, 0, 0, 0, 2], &[6, 0, 0, 0, 1, 0]] {
+            assert_eq!(decode_flag(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

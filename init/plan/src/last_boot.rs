@@ -74,7 +74,7 @@ pub fn last_boot(found: Found<'_>) -> LastBoot {
     let reason =
         format!("the hardware watchdog reset the machine: nothing fed it for {} s", WATCHDOG.as_secs());
     let (slot, stage) = (entry.slot(), STAGE_WATCHDOG.to_owned());
-    LastBoot::Failed(Evidence { boot_id, seq, slot, stage, reason, log_tail, at_unix })
+    LastBoot::Failed(Evidence { boot_id, seq, slot, stage, reason, log_tail, at_unix, settled: false })
 }
 
 /// The newest dump of a panic; an oops that led to it has one of its own.
@@ -97,6 +97,7 @@ fn panicked(dump: Vec<String>, found: &Found<'_>) -> Option<Evidence> {
         reason,
         log_tail: dump.into_iter().skip(first).take(LOG_TAIL_MAX).collect(),
         at_unix: running.map_or(found.now_unix, |running| running.at_unix),
+        settled: false,
     })
 }
 

@@ -4,7 +4,7 @@ use crate::reset::Wish;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use os_slots::BootInfo;
+use os_slots::{BootInfo, Evidence, SETTLED_MS};
 use serde::Deserialize;
 
 /// The hardware watchdog's time-out.
@@ -34,6 +34,9 @@ const DOWN_MAX: Duration = Duration::from_secs(24 * 3600);
 const GATE_DEFAULT: Duration = Duration::from_secs(180);
 const GATE_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// How long all required units are ready, without a break, until the boot has settled.
+pub const SETTLED_AFTER: Duration = Duration::from_millis(SETTLED_MS);
+
 /// The stage of the evidence that a required unit stayed down.
 pub const STAGE_UNITS: &str = "units";
 
@@ -42,7 +45,8 @@ pub fn patience(boot: &BootInfo, config: &str) -> Duration {
     if boot.trial {
         return trial_watch(config);
     }
-    let ends = boot.evidence.iter().filter(|e| e.seq == boot.seq && e.stage == STAGE_UNITS).count();
+    let counts = |e: &&Evidence| e.seq == boot.seq && e.stage == STAGE_UNITS && !e.settled;
+    let ends = boot.evidence.iter().filter(counts).count();
     let doublings = u32::try_from(ends).unwrap_or(u32::MAX).min(16);
     (DOWN_FIRST * 2u32.pow(doublings)).min(DOWN_MAX)
 }
@@ -82,10 +86,14 @@ pub enum Message {
     },
     /// A required unit stays down: this boot has failed.
     Failed(String),
+    /// All required units have been ready for [`SETTLED_AFTER`].
+    Settled,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("message {0:?} is none of: alive, and reboot, rescue, poweroff, reset or failed with a reason")]
+#[error(
+    "message {0:?} is none of: alive, settled, and reboot, rescue, poweroff, reset or failed with a reason"
+)]
 pub struct UnknownMessage(String);
 
 impl Message {
@@ -95,6 +103,7 @@ impl Message {
         let unknown = || UnknownMessage(text.chars().take(64).collect());
         match word {
             "alive" => Ok(Message::Alive),
+            "settled" => Ok(Message::Settled),
             "reboot" => Ok(Message::Reboot(reason.to_owned())),
             "rescue" => Ok(Message::Rescue(reason.to_owned())),
             "poweroff" => Ok(Message::PowerOff(reason.to_owned())),
@@ -190,6 +199,7 @@ mod tests {
     #[test]
     fn messages_are_words() {
         assert_eq!(Message::parse(b"alive"), Ok(Message::Alive));
+        assert_eq!(Message::parse(b"settled"), Ok(Message::Settled));
         assert_eq!(Message::parse(b"reboot trial of 0.2.0"), Ok(Message::Reboot("trial of 0.2.0".into())));
         for (word, encryption) in
             [("keep", Wish::AsItIs), ("off", Wish::Like(None)), ("tpm", Wish::Like(Some(Encryption::Tpm)))]
@@ -206,7 +216,7 @@ mod tests {
 
     fn boot(name: &str, ends: usize) -> BootInfo {
         let mut boot = BootInfo::of(name.parse().unwrap());
-        let evidence = |seq: u32, stage: &str| {
+        let evidence = |seq: u32, stage: &str| -> Evidence {
             let text = format!(
                 r#"{{"boot_id":"","seq":{seq},"slot":"B","stage":"{stage}","reason":"","at_unix":0}}"#
             );
@@ -221,6 +231,9 @@ mod tests {
     fn rule_4_a_unit_that_stays_down_ends_the_boot_ever_more_rarely() {
         let after = |ends| patience(&boot("macula-000002.efi", ends), "").as_secs();
         assert_eq!([0, 1, 2, 7, 8, 100].map(after), [600, 1200, 2400, 76_800, 86_400, 86_400]);
+        let mut settled = boot("macula-000002.efi", 2);
+        settled.evidence[0].settled = true;
+        assert_eq!(patience(&settled, "").as_secs(), 1200);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use init_plan::reset::Wish;
 use init_plan::unit::SUPERVISOR;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_settime};
 use os_durable::Form;
 use services_api::bus::{failed, not_for_the_console, uid};
 use services_api::report::{CheckReport, ProbeResult, UnitReport};
@@ -158,6 +160,16 @@ impl Supervisor {
             Err(error) => return Err(fdo::Error::InvalidArgs(error.to_string())),
         };
         self.ask(|reply| Command::Power { word: "reset", reason, reply }).await
+    }
+
+    /// `update` decides what time it is (`os_clock`), and could not set it.
+    fn set_clock(&self, unix: u64) -> fdo::Result<()> {
+        only_for_update(self.uid)?;
+        if unix > os_clock::LATEST {
+            return Err(fdo::Error::InvalidArgs(format!("{unix} is too late to be the time")));
+        }
+        let time = TimeSpec::new(unix as i64, 0);
+        clock_settime(ClockId::CLOCK_REALTIME, time).context("cannot set the clock").map_err(failed)
     }
 
     /// Root's file in root's folder: `update` decides what it says, and could not write it.

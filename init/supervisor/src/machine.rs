@@ -29,6 +29,8 @@ pub enum Action {
     Say(String),
     /// Every required unit is ready, for the first time.
     AllReady,
+    /// Every required unit has been ready for long enough, without a break. Said once.
+    Settled,
     /// A required unit stays down: this boot has failed, for this reason. Said once.
     GiveUp { unit: String, reason: String },
     /// Every unit has stopped, as was asked.
@@ -151,8 +153,11 @@ pub struct Machine {
     actions: VecDeque<Action>,
     /// How long a required unit may be down; `None`: for ever.
     patience: Option<Duration>,
+    /// How long all required units must be ready for the boot to have settled; `None`: it never has.
+    settled_after: Option<Duration>,
     stopping: bool,
     said_ready: bool,
+    said_settled: bool,
     said_given_up: bool,
     said_stopped: bool,
 }
@@ -166,8 +171,10 @@ impl Machine {
             policy,
             actions: VecDeque::new(),
             patience: None,
+            settled_after: None,
             stopping: false,
             said_ready: false,
+            said_settled: false,
             said_given_up: false,
             said_stopped: false,
         };
@@ -183,6 +190,11 @@ impl Machine {
         self.patience = Some(patience);
     }
 
+    /// From now on the boot counts as settled when all required units have been ready for so long.
+    pub fn set_settled_after(&mut self, settled_after: Duration) {
+        self.settled_after = Some(settled_after);
+    }
+
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -190,7 +202,18 @@ impl Machine {
     /// When [`Machine::handle_timeout`] wants to be called, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Duration> {
         let of_units = self.units.values().filter_map(Tracked::deadline).min();
-        of_units.into_iter().chain(self.overdue().map(|(_, at)| at)).min()
+        of_units.into_iter().chain(self.overdue().map(|(_, at)| at)).chain(self.settled_at()).min()
+    }
+
+    /// When this boot will have settled, if all stays as it is.
+    fn settled_at(&self) -> Option<Duration> {
+        let after = self.settled_after.filter(|_| !self.stopping && !self.said_settled)?;
+        let mut ready_since = Duration::ZERO;
+        for unit in self.units.values().filter(|u| u.required) {
+            let Phase::Ready { since, .. } = unit.phase else { return None };
+            ready_since = ready_since.max(since);
+        }
+        Some(ready_since.saturating_add(after))
     }
 
     /// The required unit that will be overdue first, and when.
@@ -300,6 +323,10 @@ impl Machine {
             self.unit_timeout(&name, now);
         }
         self.give_up_if_overdue(now);
+        if self.settled_at().is_some_and(|at| at <= now) {
+            self.said_settled = true;
+            self.actions.push_back(Action::Settled);
+        }
         self.settle(now);
     }
 

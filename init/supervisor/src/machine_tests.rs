@@ -35,6 +35,7 @@ impl Bench {
                 Action::Kill(u) => format!("kill {u}"),
                 Action::Say(text) => format!("say {}", text.split([':', ',']).next().unwrap_or_default()),
                 Action::AllReady => "all ready".into(),
+                Action::Settled => "settled".into(),
                 Action::GiveUp { unit, reason } => format!("give up {unit}: {reason}"),
                 Action::AllStopped => "all stopped".into(),
             })
@@ -250,4 +251,32 @@ fn a_unit_that_nobody_can_read_ends_the_boot_too() {
     assert_eq!(bench.machine.next_deadline(), Some(Duration::from_secs(603)));
     let actions = bench.pass(600.0);
     assert_eq!(actions, ["give up mesh: required unit mesh has not been ready for 600 s: no [service]"]);
+}
+
+#[test]
+fn rule_2_a_boot_has_settled_when_all_required_units_were_ready_for_long_enough() {
+    let mut b = chain_up();
+    b.machine.set_settled_after(Duration::from_secs(600));
+    assert_eq!(b.pass(599.0), [""; 0]);
+    // A break, however short, and the time begins anew.
+    assert_eq!(b.exited("mesh"), ["say unit mesh exited with code 1"]);
+    assert_eq!(b.pass(1.0), ["spawn mesh"]);
+    b.ready("mesh");
+    assert_eq!(b.machine.next_deadline(), Some(b.now + Duration::from_secs(600)));
+    assert_eq!(b.pass(599.0), [""; 0]);
+    assert_eq!(b.pass(1.0), ["settled"]);
+    assert_eq!((b.pass(6000.0), b.machine.next_deadline()), (vec![], None), "it is said once");
+}
+
+#[test]
+fn a_boot_that_ends_or_has_a_unit_down_does_not_settle() {
+    let mut b = chain();
+    b.machine.set_settled_after(Duration::from_secs(600));
+    b.ready("identity");
+    b.ready("mesh");
+    assert!(!b.pass(10_000.0).contains(&"settled".into()), "update is not ready");
+    let mut b = chain_up();
+    b.machine.set_settled_after(Duration::from_secs(600));
+    b.machine.stop(b.now);
+    assert!(!b.pass(10_000.0).contains(&"settled".into()));
 }

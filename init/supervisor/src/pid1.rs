@@ -1,5 +1,6 @@
 //! The line to PID 1: a `SOCK_SEQPACKET` socket whose number is in `MACULA_PID1_FD`. Datagrams are short text, `alive`,
-//! `reboot <reason>`, `rescue <reason>`, `poweroff <reason>`, `reset <encryption> <reason>` and `failed <reason>` upwards, `stop` downwards.
+//! `settled`, `reboot <reason>`, `rescue <reason>`, `poweroff <reason>`, `reset <encryption> <reason>` and `failed <reason>` upwards,
+//! `stop` downwards.
 //! Without it (on a host) the supervisor runs alone.
 
 use std::io;
@@ -39,6 +40,11 @@ impl Pid1 {
 
     pub fn alive(&self) -> io::Result<()> {
         self.send("alive")
+    }
+
+    /// All required units have been ready for long enough.
+    pub fn settled(&self) -> io::Result<()> {
+        self.send("settled")
     }
 
     /// `word` is `reboot`, `rescue`, `poweroff` or `reset`.

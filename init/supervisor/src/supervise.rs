@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use init_plan::supervision::patience;
+use init_plan::supervision::{SETTLED_AFTER, patience};
 use init_plan::unit::{SUPERVISOR, Unit};
 use init_plan::unit_order::RestartPolicy;
 use services_api::report::{CheckReport, UnitReport};
@@ -104,7 +104,10 @@ impl Supervisor {
         let pid1 = Pid1::from_environment()?;
         let mut machine = Machine::new(&units, &broken, RestartPolicy::default(), began);
         match devices::read_boot_info(&paths.boot_info()) {
-            Ok(boot) => machine.set_patience(patience(&boot, &paths.config())),
+            Ok(boot) => {
+                machine.set_patience(patience(&boot, &paths.config()));
+                machine.set_settled_after(SETTLED_AFTER);
+            }
             Err(e) if pid1.is_some() => journal.complain(&format!("{e:#}")),
             Err(_) => {}
         }
@@ -156,6 +159,7 @@ impl Supervisor {
                 Action::Kill(unit) => self.kill_all(&unit),
                 Action::Say(line) => self.journal.say(&line),
                 Action::AllReady => self.say_ready(),
+                Action::Settled => self.report_settled(),
                 Action::GiveUp { unit, reason } => self.give_up(&unit, &reason),
                 Action::AllStopped => return true,
             }
@@ -243,6 +247,13 @@ impl Supervisor {
     fn report_alive(&self) {
         if let Some(Err(e)) = self.pid1.as_ref().map(Pid1::alive) {
             self.journal.complain(&format!("cannot tell PID 1 that we are alive: {e}"));
+        }
+    }
+
+    /// PID 1 may forget earlier failures of this install.
+    fn report_settled(&self) {
+        if let Some(Err(e)) = self.pid1.as_ref().map(Pid1::settled) {
+            self.journal.complain(&format!("cannot tell PID 1 that this boot has settled: {e}"));
         }
     }
 

@@ -95,6 +95,23 @@ pub trait Bootloader {
     /// Copies an entry's payload out. Returns its size.
     fn read_entry(&mut self, entry: Entry, out: &mut dyn Write) -> Result<u64>;
 
+    /// Stores another rescue system under a name that the boot loader does not look at, for
+    /// [`Bootloader::switch_rescue`]. Reads exactly `size` bytes. Replaces what an interrupted renewal left.
+    fn stage_rescue(&mut self, size: u64, data: &mut dyn Read) -> Result<()>;
+
+    /// Copies the staged rescue system out, past the page cache, to be verified. Returns its size.
+    fn read_staged_rescue(&mut self, out: &mut dyn Write) -> Result<u64>;
+
+    /// Deletes a staged rescue system; nothing happens if there is none.
+    fn remove_staged_rescue(&mut self) -> Result<()>;
+
+    /// The staged rescue system takes the place of the present one. One sector, before which the old one starts and after
+    /// which the new one does.
+    fn switch_rescue(&mut self) -> Result<()>;
+
+    /// Copies the rescue system out, past the page cache. Returns its size.
+    fn read_rescue(&mut self, out: &mut dyn Write) -> Result<u64>;
+
     /// A whole file by its path from the top, `None` if it is not there.
     fn read_file(&mut self, path: &str, max: usize) -> Result<Option<Vec<u8>>>;
 

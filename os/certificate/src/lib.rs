@@ -14,8 +14,10 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 /// How long a session certificate is valid. Mesh asks for a new one well before.
 pub const LIFETIME_S: u64 = 14 * 24 * 3600;
+/// The same for a node that has lost the time: it may lag by years, and must be let in to learn what time it is.
+pub const LIFETIME_WITHOUT_CLOCK_S: u64 = 20 * 365 * 24 * 3600;
 /// Tolerance for clocks that differ.
-pub const BACKDATE_S: u64 = 2 * 24 * 3600;
+const BACKDATE_S: u64 = 2 * 24 * 3600;
 
 /// Whoever can sign with a node key without showing it.
 pub trait NodeSigner {
@@ -48,36 +50,54 @@ pub enum CertificateError {
     Time(u64),
 }
 
-/// `(leaf, ca)` in DER: `session_key` (Ed25519 public key) certified by the node key, valid around `now`.
+/// `(leaf, ca)` in DER: `session_key` (Ed25519 public key) certified by the node key, from about `now` on.
 pub fn certify(
     node: &impl NodeSigner,
     session_key: &[u8; 32],
     now: u64,
+    lifetime_s: u64,
 ) -> Result<(CertificateDer<'static>, CertificateDer<'static>), CertificateError> {
     let signer = CaKey { node, public: *node.node_id().as_bytes() };
-    let mut ca = params("macula node", now)?;
+    let mut ca = params("macula node", now, lifetime_s)?;
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let ca_der = ca.self_signed(&signer)?.der().clone();
     let issuer = Issuer::new(ca, signer);
-    let leaf = params("macula session", now)?;
+    let leaf = params("macula session", now, lifetime_s)?;
     let leaf_der = leaf.signed_by(&SessionKey(*session_key), &issuer)?.der().clone();
     Ok((leaf_der, ca_der))
 }
 
-/// The node id that a presented chain proves at `now`. The TLS handshake proves that the peer holds the leaf's key.
-pub fn node_id_of_chain(chain: &[CertificateDer<'_>], now: u64) -> Result<NodeId, CertificateError> {
+/// The node id that a presented chain proves. The TLS handshake proves that the peer holds the leaf's key.
+///
+/// `certain` is a time that has been for sure: a certificate that had ended by then is refused. One that begins later is
+/// judged as of its beginning, for it may well be our clock that is wrong.
+pub fn node_id_of_chain(chain: &[CertificateDer<'_>], certain: u64) -> Result<NodeId, CertificateError> {
     let [leaf, ca] = chain else {
         return Err(CertificateError::Length(chain.len()));
     };
-    let anchor = anchor_from_trusted_cert(ca).map_err(CertificateError::Chain)?;
-    let node = ed25519_of_spki(anchor.subject_public_key_info.as_ref())?;
+    let anchors = [anchor_from_trusted_cert(ca).map_err(CertificateError::Chain)?];
+    let node = ed25519_of_spki(anchors[0].subject_public_key_info.as_ref())?;
     let leaf = EndEntityCert::try_from(leaf).map_err(CertificateError::Chain)?;
-    let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
-    let algorithms = [webpki::ring::ED25519];
-    leaf.verify_for_usage(&algorithms, &[anchor], &[], time, KeyUsage::client_auth(), None, None)
-        .map_err(CertificateError::Chain)?;
+    let verify = |time| {
+        let (algorithms, usage) = ([webpki::ring::ED25519], KeyUsage::client_auth());
+        leaf.verify_for_usage(&algorithms, &anchors, &[], time, usage, None, None).map(drop)
+    };
+    match verify(UnixTime::since_unix_epoch(std::time::Duration::from_secs(certain))) {
+        Err(webpki::Error::CertNotValidYet { not_before, .. }) => verify(not_before),
+        other => other,
+    }
+    .map_err(CertificateError::Chain)?;
     Ok(node)
+}
+
+/// Whom a chain names that has been verified before, at whatever time that was.
+pub fn node_id_of_verified_chain(chain: &[CertificateDer<'_>]) -> Result<NodeId, CertificateError> {
+    let [_, ca] = chain else {
+        return Err(CertificateError::Length(chain.len()));
+    };
+    let anchor = anchor_from_trusted_cert(ca).map_err(CertificateError::Chain)?;
+    ed25519_of_spki(anchor.subject_public_key_info.as_ref())
 }
 
 /// SubjectPublicKeyInfo without its outer SEQUENCE, as webpki keeps it: AlgorithmIdentifier 1.3.101.112, BIT STRING.
@@ -87,13 +107,13 @@ fn ed25519_of_spki(spki: &[u8]) -> Result<NodeId, CertificateError> {
     NodeId::try_from(key).map_err(|_| CertificateError::NotEd25519)
 }
 
-fn params(name: &str, now: u64) -> Result<CertificateParams, CertificateError> {
+fn params(name: &str, now: u64, lifetime_s: u64) -> Result<CertificateParams, CertificateError> {
     let mut p = CertificateParams::default();
     p.distinguished_name = DistinguishedName::new();
     p.distinguished_name.push(DnType::CommonName, name);
     p.serial_number = Some(SerialNumber::from(now.max(1)));
     p.not_before = time_of(now.saturating_sub(BACKDATE_S))?;
-    p.not_after = time_of(now.saturating_add(LIFETIME_S))?;
+    p.not_after = time_of(now.saturating_add(lifetime_s))?;
     Ok(p)
 }
 
@@ -143,14 +163,16 @@ mod tests {
     const NOW: u64 = 1_795_000_000;
 
     fn chain(node: &NodeKey, session: &NodeKey) -> Vec<CertificateDer<'static>> {
-        let (leaf, ca) = certify(node, session.node_id().as_bytes(), NOW).unwrap();
+        let (leaf, ca) = certify(node, session.node_id().as_bytes(), NOW, LIFETIME_S).unwrap();
         vec![leaf, ca]
     }
 
     #[test]
     fn a_chain_proves_the_node_key() {
         let (node, session) = (NodeKey::from_seed(&[1; 32]), NodeKey::from_seed(&[2; 32]));
-        assert_eq!(node_id_of_chain(&chain(&node, &session), NOW).unwrap(), node.node_id());
+        let chain = chain(&node, &session);
+        assert_eq!(node_id_of_chain(&chain, NOW).unwrap(), node.node_id());
+        assert_eq!(node_id_of_verified_chain(&chain).unwrap(), node.node_id());
     }
 
     #[test]
@@ -167,8 +189,28 @@ mod tests {
     #[test]
     fn chains_end_with_their_time() {
         let chain = chain(&NodeKey::from_seed(&[1; 32]), &NodeKey::from_seed(&[2; 32]));
+        assert!(node_id_of_chain(&chain, NOW + LIFETIME_S).is_ok());
         assert!(node_id_of_chain(&chain, NOW + LIFETIME_S + 1).is_err());
-        assert!(node_id_of_chain(&chain, NOW - BACKDATE_S - 1).is_err());
+    }
+
+    #[test]
+    fn a_node_that_has_lost_the_time_knows_its_peers_and_is_known() {
+        let (node, session) = (NodeKey::from_seed(&[1; 32]), NodeKey::from_seed(&[2; 32]));
+        let years = |n: u64| n * 365 * 86_400;
+        assert_eq!(node_id_of_chain(&chain(&node, &session), NOW - years(7)).unwrap(), node.node_id());
+        let behind = NOW - years(7);
+        let (leaf, ca) =
+            certify(&node, session.node_id().as_bytes(), behind, LIFETIME_WITHOUT_CLOCK_S).unwrap();
+        assert_eq!(node_id_of_chain(&[leaf, ca], NOW).unwrap(), node.node_id());
+    }
+
+    #[test]
+    fn not_yet_is_no_way_around_the_signature() {
+        let session = NodeKey::from_seed(&[2; 32]);
+        let honest = chain(&NodeKey::from_seed(&[1; 32]), &session);
+        let other = chain(&NodeKey::from_seed(&[3; 32]), &session);
+        assert!(node_id_of_chain(&[honest[0].clone(), other[1].clone()], 1).is_err());
+        assert!(node_id_of_chain(&[honest[1].clone(), honest[1].clone()], 1).is_err());
     }
 
     #[test]

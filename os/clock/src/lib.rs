@@ -2,7 +2,10 @@
 //!
 //! A machine without a battery starts in 1970, and whoever sets its clock back can show it expired metadata as fresh. So
 //! the clock has a floor: when the running release was built, what the node last saved, what somebody trusted has signed.
-//! Pure: no clock is read and none is set here.
+//! The machine's own clock may also be far ahead; so what is saved is time that the node has lived through or that others
+//! confirm, never what its clock alone says. Pure: no clock is read and none is set here.
+
+use serde::{Deserialize, Serialize};
 
 /// The file below `/state` in which the floor is kept, written by `update`, read by PID 1.
 pub const FILE: &str = "update/clock";
@@ -12,36 +15,78 @@ pub const SAVE_EVERY_S: u64 = 3600;
 pub const PEERS_MIN: usize = 3;
 /// 2200-01-01: nothing later is believed, wherever it is written.
 pub const LATEST: u64 = 7_258_118_400;
+/// A machine's clock that is further ahead of the floor than this is taken for broken: five years.
+pub const AHEAD_MAX_S: u64 = 5 * 365 * 86_400;
+/// Clocks that differ by less than this agree. The DHT's records allow for ten minutes.
+pub const AGREE_S: u64 = 5 * 60;
+
+/// What PID 1 found out about the time when it booted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootClock {
+    /// Seconds since 1970 that had certainly passed.
+    pub floor_unix: u64,
+    /// The machine's clock was before that or absurdly far ahead, so the system's was set to the floor.
+    pub lost: bool,
+}
+
+impl BootClock {
+    pub fn judge(system: u64, floor: u64) -> Self {
+        let known = (1..=LATEST).contains(&floor);
+        let lost = known && !(floor..=floor.saturating_add(AHEAD_MAX_S)).contains(&system);
+        Self { floor_unix: floor, lost }
+    }
+}
 
 /// The latest of the times that have certainly been. What lies beyond [`LATEST`] is damaged and does not count.
 pub fn floor(certain: &[u64]) -> u64 {
     certain.iter().copied().filter(|at| *at <= LATEST).max().unwrap_or(0)
 }
 
-/// What to judge expiry by. The system's clock, but not before the floor. Peers can move it forward, if there are enough of
-/// them, and only to their median: with fewer than half of them lying, that lies between two honest ones' times. They
-/// never move it back.
+/// What to judge expiry by: what enough peers say, or else the system's clock; in either case not before the floor. With
+/// fewer than half of them lying, their median lies between two honest ones' times.
 pub fn trusted(system: u64, floor: u64, peers: &[u64]) -> u64 {
-    let own = system.max(floor);
-    match median(peers) {
-        Some(theirs) => own.max(theirs),
-        None => own,
-    }
+    median(peers).unwrap_or(system).max(floor)
+}
+
+/// What the system's clock should be set to because of what peers say; `None` to leave it. A clock that is lost takes any
+/// peer's word, and of two the later one, because without the time the node finds nothing and nobody, and who lags may
+/// have lost it, too. It never goes before the floor.
+pub fn adjustment(system: u64, floor: u64, lost: bool, peers: &[u64]) -> Option<u64> {
+    let theirs = if lost { upper_median(&sorted(peers)) } else { median(peers) };
+    let to = theirs?.max(floor);
+    (to.abs_diff(system) > AGREE_S).then_some(to)
+}
+
+/// By how many seconds the system's clock is ahead of (negative: behind) what the peer nearest to it says, if they do not agree.
+pub fn dispute(system: u64, peers: &[u64]) -> Option<i64> {
+    let nearest = sorted(peers).into_iter().min_by_key(|at| at.abs_diff(system))?;
+    (nearest.abs_diff(system) > AGREE_S).then(|| system.min(LATEST) as i64 - nearest as i64)
+}
+
+/// The time that the system's clock and enough peers agree on: certain enough to be a floor.
+pub fn confirmed(system: u64, peers: &[u64]) -> Option<u64> {
+    let theirs = median(peers)?;
+    (theirs.abs_diff(system) <= AGREE_S).then_some(theirs.min(system))
 }
 
 /// The lower one of two middle times; `None` with too few peers.
 fn median(peers: &[u64]) -> Option<u64> {
-    let mut times: Vec<u64> = peers.iter().copied().filter(|at| *at <= LATEST).collect();
+    let times = sorted(peers);
     if times.len() < PEERS_MIN {
         return None;
     }
-    times.sort_unstable();
     times.get((times.len() - 1) / 2).copied()
 }
 
-/// What the clock must be set to at boot: `None` when it is not before the floor.
-pub fn correction(system: u64, floor: u64) -> Option<u64> {
-    (system < floor && floor <= LATEST).then_some(floor)
+fn upper_median(sorted: &[u64]) -> Option<u64> {
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// Those that can be times.
+fn sorted(peers: &[u64]) -> Vec<u64> {
+    let mut times: Vec<u64> = peers.iter().copied().filter(|at| *at <= LATEST).collect();
+    times.sort_unstable();
+    times
 }
 
 /// Whether the floor is worth writing again.
@@ -89,17 +134,56 @@ mod tests {
         assert_eq!(floor(&[]), 0);
         assert_eq!(floor(&[NOW, u64::MAX]), NOW, "damage does not push the clock to the end of time");
         assert_eq!((trusted(0, NOW, &[]), trusted(NOW + 9, NOW, &[])), (NOW, NOW + 9));
-        assert_eq!((correction(100, NOW), correction(NOW, NOW)), (Some(NOW), None));
     }
 
     #[test]
-    fn enough_peers_move_the_clock_forward_to_their_median_and_never_back() {
-        let ahead = NOW + 1000;
+    fn a_clock_before_the_floor_or_absurdly_ahead_is_lost() {
+        let lost = |system| BootClock::judge(system, NOW).lost;
+        assert!(lost(0) && lost(NOW - 1) && lost(NOW + AHEAD_MAX_S + 1) && lost(u64::MAX));
+        assert!(!lost(NOW) && !lost(NOW + AHEAD_MAX_S));
+        assert!(!BootClock::judge(5, 0).lost, "without a floor nothing is known");
+    }
+
+    #[test]
+    fn enough_peers_outvote_the_clock_but_not_the_floor() {
+        let (ahead, behind) = (NOW + 1000, NOW - 1000);
         assert_eq!(trusted(NOW, 0, &[ahead, ahead]), NOW, "two are not enough");
         assert_eq!(trusted(NOW, 0, &[ahead, ahead, NOW - 7]), ahead);
-        assert_eq!(trusted(NOW, 0, &[0, 1, 2]), NOW, "never back");
+        assert_eq!(trusted(NOW, behind, &[behind, behind, behind]), behind, "a clock that is ahead");
         assert_eq!(trusted(0, NOW, &[5, 6, 7]), NOW, "never below the floor");
         assert_eq!(trusted(NOW, 0, &[u64::MAX, u64::MAX, u64::MAX]), NOW, "the end of time is no time");
+    }
+
+    #[test]
+    fn a_lost_clock_follows_any_peer_and_a_sound_one_a_majority() {
+        let (ahead, year) = (NOW + 1000, 365 * 86_400);
+        assert_eq!(adjustment(NOW, NOW, true, &[ahead]), Some(ahead));
+        assert_eq!(adjustment(NOW, NOW, true, &[NOW - 9, ahead]), Some(ahead), "the other has lost it, too");
+        assert_eq!(adjustment(NOW, NOW, true, &[u64::MAX]), None, "the end of time is no time");
+        assert_eq!(adjustment(NOW, NOW, false, &[ahead, ahead]), None, "two are not enough");
+        assert_eq!(adjustment(NOW, NOW - year, false, &[ahead; 3]), Some(ahead));
+        assert_eq!(adjustment(NOW + year, NOW, false, &[ahead; 3]), Some(ahead), "back, too");
+        assert_eq!(adjustment(NOW + year, NOW, false, &[5; 3]), Some(NOW), "but not before the floor");
+        assert_eq!(adjustment(NOW, NOW, true, &[5]), None);
+        assert_eq!(adjustment(NOW, NOW, true, &[NOW + AGREE_S]), None, "they agree");
+        assert_eq!(adjustment(NOW, NOW, true, &[]), None);
+    }
+
+    #[test]
+    fn a_dispute_is_with_every_peer() {
+        let day = 86_400;
+        assert_eq!(dispute(NOW + day, &[NOW, NOW - 7]), Some(day as i64));
+        assert_eq!(dispute(NOW - day, &[NOW]), Some(-(day as i64)));
+        assert_eq!(dispute(NOW + day, &[NOW, NOW + day + 9]), None, "one agrees");
+        assert_eq!(dispute(NOW, &[]), None);
+    }
+
+    #[test]
+    fn only_time_that_clock_and_peers_agree_on_is_confirmed() {
+        assert_eq!(confirmed(NOW, &[NOW + 60; 3]), Some(NOW));
+        assert_eq!(confirmed(NOW, &[NOW - 60; 3]), Some(NOW - 60));
+        assert_eq!(confirmed(NOW, &[NOW; 2]), None);
+        assert_eq!(confirmed(NOW + 86_400, &[NOW; 3]), None);
     }
 
     /// Whatever fewer than half of the peers say, the result is not later than the latest honest time.

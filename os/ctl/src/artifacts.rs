@@ -18,6 +18,8 @@ struct Written {
     version: String,
     root: WrittenFile,
     uki: WrittenFile,
+    /// Made along with a disk image.
+    rescue: Option<WrittenFile>,
 }
 
 #[derive(Deserialize)]
@@ -38,7 +40,7 @@ pub struct Artifacts {
 pub struct ArtifactFile {
     pub role: Role,
     pub path: PathBuf,
-    /// `<board>-<version>-root.img`, `<board>-<version>-uki.efi`: part of the MCID.
+    /// `<board>-<version>-root.img`, `<board>-<version>-uki.efi`, `<board>-<version>-rescue.efi`: part of the MCID.
     pub name: String,
     pub size: u64,
     pub verity_root: Option<Hash>,
@@ -64,7 +66,11 @@ impl Artifacts {
         let stem = format!("{}-{}", w.board, w.version);
         let root = file(dir, &w.root, Role::Root, format!("{stem}-root.img"), Some(verity_root))?;
         let uki = file(dir, &w.uki, Role::Uki, format!("{stem}-uki.efi"), None)?;
-        Ok(Self { board: w.board, version, files: vec![root, uki] })
+        let mut files = vec![root, uki];
+        if let Some(rescue) = &w.rescue {
+            files.push(file(dir, rescue, Role::Rescue, format!("{stem}-rescue.efi"), None)?);
+        }
+        Ok(Self { board: w.board, version, files })
     }
 }
 
@@ -178,6 +184,17 @@ pub mod tests {
         builder.update(&[7; 300_000]);
         assert_eq!((mcid, size), (builder.finish().unwrap().mcid(), 300_000));
         assert_eq!(mcid_of_file(&uki.path, &uki.name, |_| ()).unwrap().0, Mcid::of_raw(b"MZ"));
+    }
+
+    #[test]
+    fn a_rescue_system_comes_along_if_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        sample(dir.path());
+        std::fs::write(dir.path().join("rescue.efi"), b"MZR").unwrap();
+        write_json(dir.path(), |j| j["rescue"] = serde_json::json!({ "file": "rescue.efi", "size": 3 }));
+        let files = Artifacts::load(dir.path()).unwrap().files;
+        let rescue = files.iter().find(|f| f.role == Role::Rescue).unwrap();
+        assert_eq!((rescue.name.as_str(), rescue.size), ("x86-generic-0.2.0-rescue.efi", 3));
     }
 
     #[test]

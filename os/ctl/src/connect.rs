@@ -1,11 +1,11 @@
 //! The way to a node: QUIC with the owner's key as our identity, and a stream per call.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use mesh_proto::StreamHeader;
-use mesh_transport::{Credentials, close_code};
+use mesh_transport::{Credentials, close_code, system_clock};
 use os_identity::{NodeId, NodeKey};
 use quinn::{Connection, Endpoint, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use serde::Serialize;
@@ -64,7 +64,7 @@ async fn dial(
     wait: Duration,
 ) -> Result<(Endpoint, Connection, NodeId)> {
     let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let endpoint = mesh_transport::endpoint(SocketAddr::new(any, 0), credentials)?;
+    let endpoint = mesh_transport::endpoint(SocketAddr::new(any, 0), credentials, system_clock)?;
     match tokio::time::timeout(wait, mesh_transport::connect(&endpoint, address, None)).await {
         Ok(Ok((connection, node))) => Ok((endpoint, connection, node)),
         Ok(Err(e)) => Err(e.context(format!("cannot connect to {address}"))),
@@ -78,8 +78,8 @@ async fn dial(
 
 fn credentials(owner: &NodeKey) -> Result<Credentials> {
     let session = NodeKey::generate()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (leaf, ca) = os_certificate::certify(owner, session.node_id().as_bytes(), now)?;
+    let (now, lifetime) = (system_clock(), os_certificate::LIFETIME_S);
+    let (leaf, ca) = os_certificate::certify(owner, session.node_id().as_bytes(), now, lifetime)?;
     Ok(Credentials { chain: vec![leaf, ca], session_key: session.to_pkcs8_der()?.to_vec() })
 }
 

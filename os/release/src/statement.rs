@@ -51,6 +51,8 @@ pub enum Role {
     Root,
     /// The slot's kernel, initramfs and command line.
     Uki,
+    /// The rescue system's. A release need not have one; nodes that do not know the role pass over it.
+    Rescue,
 }
 
 impl Role {
@@ -58,12 +60,13 @@ impl Role {
         match self {
             Role::Root => "root",
             Role::Uki => "uki",
+            Role::Rescue => "rescue",
         }
     }
 }
 
 impl Release {
-    /// The artifact with this role; a decoded release has exactly one of each.
+    /// The artifact with this role; a decoded release has exactly one root and one UKI, and at most one rescue system.
     pub fn artifact(&self, role: Role) -> Option<&Artifact> {
         self.artifacts.iter().find(|a| a.role == role)
     }
@@ -128,8 +131,9 @@ impl Release {
         if self.expires_unix <= self.created_unix {
             return bad("it expires before it was made".into());
         }
-        for role in [Role::Root, Role::Uki] {
+        for role in [Role::Root, Role::Uki, Role::Rescue] {
             match self.artifacts.iter().filter(|a| a.role == role).count() {
+                0 if role == Role::Rescue => {}
                 0 => return Err(ReleaseError::Missing(role.word())),
                 1 => {}
                 _ => return bad(format!("it has more than one {}", role.word())),
@@ -231,6 +235,7 @@ fn artifact(d: &mut Decoder<'_>) -> Result<Option<Artifact>, ReleaseError> {
     let role = match role.ok_or(ReleaseError::Missing("role"))?.as_str() {
         "root" => Role::Root,
         "uki" => Role::Uki,
+        "rescue" => Role::Rescue,
         _ => return Ok(None),
     };
     Ok(Some(Artifact {
@@ -321,6 +326,21 @@ pub(crate) mod tests {
         assert_eq!(Release::decode(&with_field(100)).unwrap(), sample());
         assert_eq!(Release::decode(&with_field(-1)), Err(ReleaseError::UnknownRequired(-1)));
         assert!(matches!(Release::decode(&with_field(7)), Err(ReleaseError::Malformed(_))), "a field twice");
+    }
+
+    #[test]
+    fn a_rescue_system_may_come_along_once() {
+        let rescue = Artifact { role: Role::Rescue, ..sample().artifacts[1].clone() };
+        let with = |count: usize| {
+            let mut release = sample();
+            release.artifacts.extend(vec![rescue.clone(); count]);
+            release
+        };
+        let bytes = with(1).encode();
+        assert_eq!(Release::decode(&bytes).unwrap().artifact(Role::Rescue), Some(&rescue));
+        assert_eq!(sample().artifact(Role::Rescue), None);
+        let twice = Release::decode(&with(2).encode()).unwrap_err();
+        assert!(twice.to_string().contains("more than one rescue"), "{twice}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What PID 1 tells everybody about this boot: `/run/macula/boot.json`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use os_clock::BootClock;
 use serde::{Deserialize, Serialize};
 
 use crate::{Entry, Slot};
@@ -22,6 +24,9 @@ pub struct Evidence {
     pub log_tail: Vec<String>,
     /// Seconds since 1970 by the node's clock, which may not have been set.
     pub at_unix: u64,
+    /// A later boot of the same install has settled: it is told and no longer counts.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// A boot that ended without a word: its power was cut, or somebody pressed the reset button.
@@ -40,11 +45,15 @@ pub struct Interrupted {
 /// Stages of evidence that condemn a release's bytes, as opposed to what it ran into.
 pub const STAGES_OF_CORRUPTION: [&str; 3] = ["verity", "root", "switch-root"];
 
-/// Stages of evidence of boots that were ended by the machine, or by PID 1, without going to the other slot.
+/// Failures of one committed install, whatever they were and without a settled boot between them, after which another
+/// boot of it promises less than anything else.
+pub const FAILURES_MAX: usize = 3;
+
+/// Stages of evidence of boots that were ended by the machine, or by PID 1, without going to the other slot at once.
 const STAYED: [&str; 3] = ["panic", "watchdog", "units"];
 
 impl Evidence {
-    /// Whether PID 1 may have left the slot for this.
+    /// Whether PID 1 may have left the slot for this alone.
     pub fn left_the_slot(&self) -> bool {
         !STAYED.contains(&self.stage.as_str())
     }
@@ -52,6 +61,52 @@ impl Evidence {
     /// Whether it says that the install with its sequence number is corrupt.
     pub fn condemns(&self) -> bool {
         STAGES_OF_CORRUPTION.contains(&self.stage.as_str())
+    }
+}
+
+/// Boots of the install with this sequence number that have failed since one of them settled.
+pub fn failures(seq: u32, evidence: &[Evidence]) -> usize {
+    evidence.iter().filter(|e| e.seq == seq && !e.settled).count()
+}
+
+/// Whether they are too many for another boot of it.
+pub fn keeps_failing(seq: u32, evidence: &[Evidence]) -> bool {
+    failures(seq, evidence) >= FAILURES_MAX
+}
+
+/// What the firmware says about Secure Boot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecureBoot {
+    /// It has none, or says nothing about it.
+    #[default]
+    Absent,
+    Off,
+    /// Off, and whoever comes first may enrol keys.
+    SetupMode,
+    On,
+}
+
+impl SecureBoot {
+    /// From the firmware's variables `SecureBoot` and `SetupMode`.
+    pub fn of(secure_boot: Option<bool>, setup_mode: Option<bool>) -> Self {
+        match (secure_boot, setup_mode) {
+            (Some(true), _) => Self::On,
+            (_, Some(true)) => Self::SetupMode,
+            (Some(false), _) => Self::Off,
+            (None, _) => Self::Absent,
+        }
+    }
+}
+
+impl fmt::Display for SecureBoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "absent",
+            Self::Off => "off",
+            Self::SetupMode => "setup mode",
+            Self::On => "on",
+        })
     }
 }
 
@@ -98,6 +153,11 @@ pub struct BootInfo {
     /// The boot before this one, if it ended without a word.
     #[serde(default)]
     pub interrupted: Option<Interrupted>,
+    /// What is certain about the time.
+    #[serde(default)]
+    pub clock: BootClock,
+    #[serde(default)]
+    pub secure_boot: SecureBoot,
 }
 
 impl BootInfo {
@@ -124,6 +184,8 @@ impl BootInfo {
             first_boot: false,
             evidence: Vec::new(),
             interrupted: None,
+            clock: BootClock::default(),
+            secure_boot: SecureBoot::default(),
         }
     }
 
@@ -151,11 +213,32 @@ impl BootInfo {
     pub fn evidence_of(&self, seq: u32) -> Option<&Evidence> {
         self.evidence.iter().rev().find(|e| e.seq == seq)
     }
+
+    /// Why PID 1 has left the committed install with this sequence number, if it has.
+    pub fn why_left(&self, seq: u32) -> Option<&Evidence> {
+        let mut open = self.evidence.iter().rev().filter(|e| e.seq == seq && !e.settled);
+        match keeps_failing(seq, &self.evidence) {
+            true => open.next(),
+            false => open.find(|e| e.left_the_slot()),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secure_boot_is_what_both_variables_say() {
+        let (yes, no) = (Some(true), Some(false));
+        let all = [(yes, no), (no, yes), (no, no), (None, None), (None, yes)].map(|(on, setup)| {
+            let state = SecureBoot::of(on, setup);
+            let text = serde_json::to_string(&state).unwrap();
+            assert_eq!(serde_json::from_str::<SecureBoot>(&text).unwrap(), state);
+            state.to_string()
+        });
+        assert_eq!(all, ["on", "setup mode", "off", "absent", "setup mode"]);
+    }
 
     #[test]
     fn reads_back_what_it_writes() {

@@ -14,12 +14,14 @@ mod gate;
 mod install;
 mod trial;
 
-pub use boot_info::{BootInfo, Evidence, Interrupted, STAGES_OF_CORRUPTION};
+pub use boot_info::{
+    BootInfo, Evidence, FAILURES_MAX, Interrupted, STAGES_OF_CORRUPTION, SecureBoot, failures, keeps_failing,
+};
 pub use entry::{Entry, EntryError, RESCUE_ENTRY, SEQ_MAX, TRIES_MAX, Tries};
 pub use failed::{FAILED_RELEASES_MAX, FailedRelease, FailedReleases, LOG_TAIL_MAX};
 pub use gate::{CheckResult, GateConfig, GateInputs, GateVerdict, gate};
 pub use install::{InstallPlan, PlanError, committed, plan_install, plan_rescue, standing_in_rescue};
-pub use trial::{BootVerdict, Trial, after_boot};
+pub use trial::{BootVerdict, SETTLED_MS, Trial, after_boot};
 
 use serde::{Deserialize, Serialize};
 

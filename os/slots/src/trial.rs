@@ -36,7 +36,11 @@ pub const REBOOTS_MAX: u32 = 3;
 /// How long the committed slot must have run before a trial whose boots all ended without a word gets its tries back,
 /// milliseconds, by the rounds before: power that fails every minute must not use up a good release, and a release whose
 /// kernel hangs must come to an end.
-pub const SILENT_PAUSES_MS: [u64; 2] = [60_000, 600_000];
+pub const SILENT_PAUSES_MS: [u64; 2] = [60_000, SETTLED_MS];
+
+/// How long all required units must have been ready without a break until a boot has settled, milliseconds: what failed
+/// before it no longer speaks against the install.
+pub const SETTLED_MS: u64 = 600_000;
 
 /// What this boot means and what follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +62,8 @@ pub enum BootVerdict {
     /// The trial is over. `entry`, if it is still there and could be chosen again, is to be marked bad; `running`
     /// says that it is the very one that is running, so that a reboot must follow.
     TrialFailed { entry: Option<Entry>, running: bool, reason: String, log_tail: Vec<String> },
-    /// No trial, but what is committed is not what runs: PID 1 left it because of `reason` and started the other
-    /// slot. Mark `entry` bad once this boot has proved itself.
+    /// No trial, but what is committed is not what runs: PID 1 left it because of `reason`, at once or after too many
+    /// failures, and started the other slot. Mark `entry` bad once this boot has proved itself.
     FellBack { entry: Entry, reason: String, log_tail: Vec<String> },
 }
 
@@ -149,7 +153,7 @@ fn other_slots_trial(
 
 fn fallback(entries: &[Entry], info: &BootInfo) -> Option<BootVerdict> {
     let entry = crate::committed(entries).filter(|e| e.seq > info.seq)?;
-    let evidence = info.evidence.iter().rev().find(|e| e.seq == entry.seq && e.left_the_slot())?;
+    let evidence = info.why_left(entry.seq)?;
     Some(BootVerdict::FellBack {
         entry,
         reason: format!("{}: {}", evidence.stage, evidence.reason),
@@ -175,6 +179,7 @@ mod tests {
             reason: "block 9 is corrupted".into(),
             log_tail: vec!["line".into()],
             at_unix: 1,
+            settled: false,
         });
         BootInfo {
             version: "0.1.0".into(),
@@ -268,6 +273,24 @@ mod tests {
         assert_eq!(judge(&entries, &chosen, None), BootVerdict::NoTrial);
         let left = with_stage(booted("macula-000001.efi", &[2]), "root");
         assert!(matches!(judge(&entries, &left, None), BootVerdict::FellBack { .. }));
+    }
+
+    #[test]
+    fn rule_2_a_committed_slot_that_kept_failing_was_left_until_its_failures_are_settled() {
+        let entries = ["macula-000001.efi", "macula-000002.efi"];
+        let judge = |info: &BootInfo| judge(&entries, info, None);
+        for stage in ["panic", "watchdog", "units"] {
+            let often = with_stage(booted("macula-000001.efi", &[2; crate::FAILURES_MAX]), stage);
+            let BootVerdict::FellBack { entry, reason, .. } = judge(&often) else { panic!("{stage}") };
+            assert_eq!((entry.seq, reason), (2, format!("{stage}: why")));
+            let mut settled = often;
+            settled.evidence[0].settled = true;
+            assert_eq!(judge(&settled), BootVerdict::NoTrial);
+        }
+        let mut settled = with_stage(booted("macula-000001.efi", &[2]), "supervisor");
+        assert!(matches!(judge(&settled), BootVerdict::FellBack { .. }));
+        settled.evidence[0].settled = true;
+        assert_eq!(judge(&settled), BootVerdict::NoTrial);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct NodeOptions {
     pub secure_boot: bool,
     /// A TPM 2.0 with its memory in this folder.
     pub tpm: Option<PathBuf>,
+    /// How far the machine's clock is off the host's at each start; negative: behind.
+    pub clock_off_s: i64,
 }
 
 /// A running (or cut off) machine.
@@ -56,6 +58,7 @@ impl<'lab> Node<'lab> {
             .uefi_variables(lab.dir.join(format!("{name}.vars")))
             .forward_udp(MESH_PORT)
             .watchdog()
+            .clock_off(options.clock_off_s)
             .serial_log(lab.dir.join(format!("{name}.log")));
         if options.secure_boot {
             builder = builder.secure_boot();

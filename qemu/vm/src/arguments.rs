@@ -3,6 +3,9 @@
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::SystemTime;
+
+use time::{Duration, OffsetDateTime};
 
 use crate::Error;
 use crate::builder::{Builder, Cache, Disk};
@@ -65,6 +68,10 @@ pub(crate) fn arguments(builder: &Builder, connections: &Connections<'_>) -> Res
         arguments.add("-chardev", format!("socket,id=tpm,fd={}", fd.as_raw_fd()));
         arguments.add("-tpmdev", "emulator,id=tpm0,chardev=tpm");
         arguments.add("-device", "tpm-crb,tpmdev=tpm0");
+    }
+    if builder.clock_off_s != 0 {
+        let at = OffsetDateTime::from(SystemTime::now()) + Duration::seconds(builder.clock_off_s);
+        arguments.add("-rtc", format!("base={}", clock_base(at)));
     }
     if !builder.reboots {
         arguments.0.push("-no-reboot".into());
@@ -151,6 +158,13 @@ fn consoles(builder: &Builder, connections: &Connections<'_>, arguments: &mut Ar
     }
 }
 
+/// A time in the form that QEMU reads.
+fn clock_base(at: OffsetDateTime) -> String {
+    let (year, month, day) = at.to_calendar_date();
+    let (hour, minute, second) = at.to_hms();
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}", u8::from(month))
+}
+
 /// A path as a value inside a comma-separated option, where a comma is written twice.
 fn escape(builder: &Builder, path: &Path) -> Result<String, Error> {
     match path.to_str() {
@@ -202,6 +216,13 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
+    }
+
+    #[test]
+    fn clocks_are_told_as_qemu_reads_them() {
+        let at = |unix| clock_base(OffsetDateTime::from_unix_timestamp(unix).unwrap());
+        assert_eq!(at(1_795_420_800), "2026-11-23T08:00:00");
+        assert_eq!(at(0), "1970-01-01T00:00:00");
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub struct Builder {
     pub(crate) watchdog: bool,
     /// The folder that is its memory.
     pub(crate) tpm: Mutex<Option<PathBuf>>,
+    pub(crate) clock_off_s: i64,
     pub(crate) screen: bool,
     pub(crate) reboots: bool,
     pub(crate) extra: Vec<String>,
@@ -80,6 +81,7 @@ impl Builder {
             forwards: Vec::new(),
             watchdog: false,
             tpm: Mutex::new(None),
+            clock_off_s: 0,
             screen: false,
             reboots: true,
             extra: Vec::new(),
@@ -173,6 +175,12 @@ impl Builder {
     /// Adds a TPM 2.0 (swtpm) whose memory is this folder, made if missing. [`Vm::change_tpm`] puts in another one.
     pub fn tpm(mut self, folder: impl Into<PathBuf>) -> Self {
         self.tpm = Mutex::new(Some(folder.into()));
+        self
+    }
+
+    /// At each start of QEMU the machine's clock is so many seconds off the host's, ahead or (negative) behind.
+    pub fn clock_off(mut self, seconds: i64) -> Self {
+        self.clock_off_s = seconds;
         self
     }
 

@@ -5,9 +5,11 @@
 //! - [`mesh`]: also [`mesh::Streams`], which takes and opens streams to peers,
 //! - [`frame`], [`control`] and [`control_dht`]: what flows on those streams,
 //! - [`report`]: what people are shown, as serde types,
+//! - [`clock`]: what PID 1 found out about the time,
 //! - [`daemon`]: logging, readiness, and files that survive a power cut.
 
 pub mod bus;
+pub mod clock;
 pub mod content;
 pub mod control;
 pub mod control_dht;

@@ -31,6 +31,10 @@ pub struct OsReport {
     /// Why the rescue system runs; empty when a slot does. `version`, `slot` and `seq` are then those of the release that
     /// was committed last.
     pub rescue: String,
+    /// Version of the rescue system on the disk; empty when this node has not renewed it.
+    pub rescue_version: String,
+    /// What the firmware says: `on`, `off`, `setup mode` or `absent`.
+    pub secure_boot: String,
     /// What opens the encrypted state partition: `tpm`, `tpm-pin` or `passphrase`; empty when it is not encrypted.
     pub encryption: String,
 }

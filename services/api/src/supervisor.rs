@@ -37,4 +37,7 @@ pub trait Supervisor {
     /// Replaces `config.toml`, which belongs to root, by this text. Whoever asks has checked it; services see it when they
     /// start again.
     fn write_config(&self, text: &str) -> zbus::Result<()>;
+
+    /// Sets the system's clock: seconds since 1970.
+    fn set_clock(&self, unix: u64) -> zbus::Result<()>;
 }

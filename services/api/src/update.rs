@@ -13,6 +13,9 @@ pub trait Update {
     /// and for a release that failed here before (unless `again`).
     fn install(&self, release: &[u8], again: bool) -> zbus::Result<()>;
 
+    /// Believes what a metadata bundle (its MCID) says about its signers, and installs nothing.
+    fn follow(&self, metadata: &[u8]) -> zbus::Result<()>;
+
     /// The text of the node's configuration, secrets hidden.
     fn config(&self) -> zbus::Result<String>;
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use os_durable::{Form, Found};
 use os_identity::{NodeKey, domain};
 use services_api::identity::Chain;
-use services_api::{bus, daemon};
+use services_api::{bus, clock, daemon};
 
 /// Most that is ever signed as one record.
 const MAX_RECORD: usize = 4096;
@@ -74,6 +74,11 @@ fn parse(bytes: &[u8]) -> Result<NodeKey> {
     Ok(NodeKey::from_seed(&seed))
 }
 
+/// A node that lost the time at boot cannot say when a fortnight is over.
+fn lifetime_s() -> u64 {
+    if clock::at_boot().lost { os_certificate::LIFETIME_WITHOUT_CLOCK_S } else { os_certificate::LIFETIME_S }
+}
+
 /// One client's view: what may be signed depends on who asks.
 struct Identity {
     key: Arc<NodeKey>,
@@ -96,8 +101,9 @@ impl Identity {
     fn certify_session(&self, session_key: Vec<u8>) -> zbus::fdo::Result<Chain> {
         self.only(bus::uid::MESH)?;
         let session = bus::node_id(&session_key)?;
-        let now = daemon::now_ms() / 1000;
-        let (leaf, ca) = os_certificate::certify(&*self.key, session.as_bytes(), now).map_err(bus::failed)?;
+        let (now, lifetime_s) = (daemon::now_ms() / 1000, lifetime_s());
+        let (leaf, ca) =
+            os_certificate::certify(&*self.key, session.as_bytes(), now, lifetime_s).map_err(bus::failed)?;
         Ok((leaf.to_vec(), ca.to_vec()))
     }
 

@@ -15,16 +15,15 @@ impl Updater {
     /// `mcid` names a metadata bundle; the newest release in it that this node may install is accepted.
     pub(crate) async fn accept(&self, mcid: Mcid, again: bool) -> Result<Accepted> {
         self.show_phase(&mcid, "release");
-        let content = self.links.content().await?;
-        let bytes = content.get(&mcid.to_bytes()).await.context("the release cannot be fetched")?;
-        if Mcid::of_raw(&bytes) != mcid {
-            bail!("the content service delivered something else");
-        }
-        let now_unix = self.trusted_now().await;
+        let bytes = self.fetch_block(mcid).await.context("the release cannot be fetched")?;
         let bundle = Bundle::decode(&bytes)?;
-        let believed = match self.ran_here(&bundle, &bytes) {
-            Some(named) => vec![named],
-            None => self.believe(&bundle, now_unix)?,
+        // Judged as on its first day: its signers' word has been taken already.
+        let (believed, now_unix) = match self.ran_here(&bundle, &bytes) {
+            Some(named) => (vec![named], 0),
+            None => {
+                let now_unix = self.trusted_now().await;
+                (self.believe(&bundle, now_unix)?, now_unix)
+            }
         };
         let (board, running) = (&self.node.boot.board, &self.node.version);
         let reinstall = self.node.boot.rescue.is_some();
@@ -32,6 +31,22 @@ impl Updater {
         let named = self.not_failed(fitting, again)?;
         self.records.set_intent(&Intent { release: mcid.to_string(), again })?;
         Ok(Accepted { named, bundle: bytes })
+    }
+
+    /// Believes what a metadata bundle says about its signers, whether or not it has anything to install.
+    pub async fn follow(&self, mcid: Mcid) -> Result<()> {
+        let bytes = self.fetch_block(mcid).await.context("the metadata cannot be fetched")?;
+        let now_unix = self.trusted_now().await;
+        self.believe(&Bundle::decode(&bytes)?, now_unix).map(drop)
+    }
+
+    async fn fetch_block(&self, mcid: Mcid) -> Result<Vec<u8>> {
+        let content = self.links.content().await?;
+        let bytes = content.get(&mcid.to_bytes()).await?;
+        if Mcid::of_raw(&bytes) != mcid {
+            bail!("the content service delivered something else");
+        }
+        Ok(bytes)
     }
 
     /// In rescue: what one of the slots was installed from was believed then, and is so however old it has become since.

@@ -10,7 +10,7 @@ use os_slots::{BootVerdict, Entry, FailedRelease, GateVerdict, Trial, after_boot
 use crate::links::reboot;
 use crate::node::now_unix;
 use crate::updater::{Standing, Updater};
-use crate::{gate, rescue, seed};
+use crate::{gate, renewal, rescue, seed};
 
 const AGAIN: Duration = Duration::from_secs(10);
 /// How often an install that a power cut interrupted is begun again in one boot: its content may be out of reach.
@@ -28,9 +28,11 @@ pub async fn settle(updater: Arc<Updater>) {
     if boot.rescue.is_some() {
         return rescue::run(&updater).await;
     }
+    updater.records.note_flashed(boot);
     if let Some(installed) = updater.records.installed(boot.slot, boot.seq) {
         tokio::spawn(seed::keep_offered(updater.clone(), installed));
     }
+    tokio::spawn(renewal::keep_up(updater.clone()));
     resume(&updater).await;
 }
 
@@ -181,17 +183,20 @@ async fn trial_failed(
 /// boot loader must not be left with nothing to choose.
 async fn fell_back(updater: &Arc<Updater>, entry: Entry, reason: String, log_tail: &[String]) -> Result<()> {
     updater.set_standing(Standing::FellBack);
+    let is_corrupt = updater.node.boot.is_condemned(entry.seq);
     let text = format!("slot {} ({entry}) was left: {reason}", entry.slot());
-    updater.records.event_with_log("corruption", text, log_tail);
+    updater.records.event_with_log(if is_corrupt { "corruption" } else { "fell-back" }, text, log_tail);
     match gate::run(updater, false, &[]).await {
         GateVerdict::Fail(reason) => {
             updater
                 .records
                 .event("fallback", format!("slot {} is not well either: {reason}", updater.node.boot.slot));
         }
-        GateVerdict::Commit | GateVerdict::Wait => {
+        // The same bytes, fetched again, may be sound.
+        GateVerdict::Commit | GateVerdict::Wait if is_corrupt => {
             updater.esp(move |esp| esp.mark_bad(entry)).await.context("marking the slot that was left")?;
         }
+        GateVerdict::Commit | GateVerdict::Wait => updater.condemn(entry, &reason).await?,
     }
     Ok(())
 }

@@ -3,17 +3,18 @@
 //! Order (rule 5): payload, flush, read back and verify, record, flush, then the one small switch write.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use os_bootloader::{Bootloader, DeviceFile, UKI_MAX, Uefi};
-use os_content_id::{CHUNK_SIZE, ChunkList, Hash, hash};
+use os_content_id::{CHUNK_SIZE, ChunkList, hash};
 use os_release::{Artifact, Named, Release, Role};
 use os_slots::{Entry, InstallPlan, Slot, Trial, plan_install, plan_rescue};
 
 use crate::assemble::{Local, Progress, Source, Target};
+use crate::chunk_sink::{CheckSink, ChunkSink};
 use crate::direct_read::DirectReader;
 use crate::node::{Node, now_unix};
 use crate::records::{Installed, Records, SeedFiles};
@@ -47,9 +48,9 @@ impl Install<'_> {
     /// Returns the armed entry: from then on a reboot starts the trial.
     pub fn run(&self, monitor: &mut dyn Monitor) -> Result<Entry> {
         let (root, uki) = (self.artifact(Role::Root)?, self.artifact(Role::Uki)?);
-        let total = root.size.saturating_add(uki.size);
+        let total = self.total();
         monitor.phase("manifest", total);
-        let (root_list, uki_list) = (self.manifest(root)?, self.manifest(uki)?);
+        let (root_list, uki_list) = (manifest_of(self.source, root)?, manifest_of(self.source, uki)?);
         let slot_bytes = device_len(&self.node.inactive_root())?;
         if root.size > slot_bytes || uki.size > UKI_MAX {
             bail!(
@@ -85,30 +86,6 @@ impl Install<'_> {
     fn artifact(&self, role: Role) -> Result<&Artifact> {
         let artifact = self.release().artifact(role);
         artifact.with_context(|| format!("the release has no {}", role.word()))
-    }
-
-    fn manifest(&self, artifact: &Artifact) -> Result<ChunkList> {
-        let mut tries = 1;
-        let list = loop {
-            match self.source.manifest(&artifact.mcid) {
-                Ok(list) => break list,
-                Err(e) if tries >= 4 => return Err(e),
-                Err(e) => tracing::info!("{e:#}; trying again"),
-            }
-            self.source.pause(tries);
-            tries += 1;
-        };
-        let manifest = list.manifest();
-        if manifest.size != artifact.size || manifest.chunk_size != CHUNK_SIZE {
-            bail!(
-                "the manifest of {} says {} bytes in chunks of {}, the release says {} (chunks are {CHUNK_SIZE})",
-                artifact.role.word(),
-                manifest.size,
-                manifest.chunk_size,
-                artifact.size
-            );
-        }
-        Ok(list)
     }
 
     fn esp(&self) -> Result<Uefi<DeviceFile>> {
@@ -222,9 +199,36 @@ impl Install<'_> {
         self.records.clear_intent()
     }
 
+    /// Bytes of what goes into the slot.
     fn total(&self) -> u64 {
-        self.release().artifacts.iter().map(|a| a.size).sum()
+        let of_slot = self.release().artifacts.iter().filter(|a| a.role != Role::Rescue);
+        of_slot.map(|a| a.size).fold(0, u64::saturating_add)
     }
+}
+
+/// An artifact's list of chunks, which agrees with the release; asked for again a few times.
+pub fn manifest_of(source: &dyn Source, artifact: &Artifact) -> Result<ChunkList> {
+    let mut tries = 1;
+    let list = loop {
+        match source.manifest(&artifact.mcid) {
+            Ok(list) => break list,
+            Err(e) if tries >= 4 => return Err(e),
+            Err(e) => tracing::info!("{e:#}; trying again"),
+        }
+        source.pause(tries);
+        tries += 1;
+    };
+    let manifest = list.manifest();
+    if manifest.size != artifact.size || manifest.chunk_size != CHUNK_SIZE {
+        bail!(
+            "the manifest of {} says {} bytes in chunks of {}, the release says {} (chunks are {CHUNK_SIZE})",
+            artifact.role.word(),
+            manifest.size,
+            manifest.chunk_size,
+            artifact.size
+        );
+    }
+    Ok(list)
 }
 
 fn open_rw(path: &Path) -> Result<File> {
@@ -273,116 +277,4 @@ fn verify_written(path: &Path, list: &ChunkList) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Cuts what is written to it into chunks.
-struct Chunks<'a> {
-    list: &'a ChunkList,
-    buf: Vec<u8>,
-    index: usize,
-}
-
-impl<'a> Chunks<'a> {
-    fn new(list: &'a ChunkList) -> Self {
-        Self { list, buf: Vec::with_capacity(list.manifest().chunk_size as usize), index: 0 }
-    }
-
-    fn push(
-        &mut self,
-        mut bytes: &[u8],
-        mut whole: impl FnMut(usize, &[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let chunk = self.list.manifest().chunk_size as usize;
-        while !bytes.is_empty() {
-            let take = (chunk - self.buf.len()).min(bytes.len());
-            self.buf.extend_from_slice(&bytes[..take]);
-            bytes = &bytes[take..];
-            if self.buf.len() == chunk {
-                whole(self.index, &self.buf)?;
-                self.index += 1;
-                self.buf.clear();
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Writes those chunks of another file that the list has too to where they belong.
-struct ChunkSink<'a> {
-    chunks: Chunks<'a>,
-    places: std::collections::HashMap<Hash, Vec<usize>>,
-    part: &'a File,
-}
-
-impl<'a> ChunkSink<'a> {
-    fn new(list: &'a ChunkList, part: &'a File) -> Self {
-        let mut places: std::collections::HashMap<Hash, Vec<usize>> = Default::default();
-        for (index, hash) in list.hashes().iter().enumerate() {
-            places.entry(*hash).or_default().push(index);
-        }
-        Self { chunks: Chunks::new(list), places, part }
-    }
-
-    /// The last chunk, which may be short.
-    fn finish(self) -> io::Result<()> {
-        self.place(&self.chunks.buf)
-    }
-
-    fn place(&self, chunk: &[u8]) -> io::Result<()> {
-        let size = u64::from(self.chunks.list.manifest().chunk_size);
-        let mut wanted = self.places.get(&hash(chunk)).into_iter().flatten();
-        wanted.try_for_each(|index| self.part.write_all_at(chunk, *index as u64 * size))
-    }
-}
-
-impl Write for ChunkSink<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (places, part) = (&self.places, self.part);
-        let chunk = u64::from(self.chunks.list.manifest().chunk_size);
-        self.chunks.push(bytes, |_, whole| {
-            let mut wanted = places.get(&hash(whole)).into_iter().flatten();
-            wanted.try_for_each(|index| part.write_all_at(whole, *index as u64 * chunk))
-        })?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Compares what is written to it with a list.
-struct CheckSink<'a> {
-    chunks: Chunks<'a>,
-}
-
-impl<'a> CheckSink<'a> {
-    fn new(list: &'a ChunkList) -> Self {
-        Self { chunks: Chunks::new(list) }
-    }
-
-    fn finish(self) -> Result<()> {
-        let Chunks { list, buf, index } = self.chunks;
-        let rest = list.hashes().get(index..).unwrap_or_default();
-        match rest {
-            [] if buf.is_empty() => Ok(()),
-            [last] if hash(&buf) == *last => Ok(()),
-            _ => bail!("it ends after {index} chunks of {}", list.hashes().len()),
-        }
-    }
-}
-
-impl Write for CheckSink<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let hashes = self.chunks.list.hashes();
-        self.chunks.push(bytes, |index, whole| match hashes.get(index) {
-            Some(wanted) if hash(whole) == *wanted => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("chunk {index} differs"))),
-        })?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -10,12 +10,14 @@
 //! | on trial, before the gate's end | entry counted down | the boot loader counts on; the gate runs anew |
 //! | in each boot on trial | `trial.json`, entry `+0-3` | gives the tries back after a pause (at most twice) |
 //! | committed, record not cleared | `trial.json`, entry without counter | clears the record |
+//! | rescue system fetched, staged, switched or recorded | `renewal.rs` says | goes on |
 //! | failure recorded, entry not marked | `failed.json`, entry counted down | marks it bad and reboots |
 
 mod accept;
 mod after_boot;
 mod assemble;
 mod audit;
+mod chunk_sink;
 mod clock;
 mod configuration;
 mod direct_read;
@@ -26,6 +28,7 @@ mod node;
 mod owner;
 mod rauc;
 mod records;
+mod renewal;
 mod rescue;
 mod seed;
 mod space;
@@ -67,7 +70,7 @@ async fn run() -> Result<()> {
     tokio::spawn(owner::serve(updater.clone(), events));
     tokio::spawn(space::watch(updater.clone()));
     tokio::spawn(after_boot::settle(updater.clone()));
-    tokio::spawn(clock::keep_saved(updater.clone()));
+    tokio::spawn(clock::look_after(updater.clone()));
     daemon::ready();
     bus::serve_each(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], move |builder, uid| {
         let updater = updater.clone();

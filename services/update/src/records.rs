@@ -39,6 +39,23 @@ pub struct Installed {
     pub at_unix: u64,
 }
 
+/// The release that a slot was flashed with: nothing was installed, but its version is known once it has run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Flashed {
+    seq: u32,
+    version: String,
+}
+
+/// The rescue system on the ESP, as far as this service has written it. Without a version it is what the disk was flashed
+/// with, or was put there before a factory reset.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RescueSystem {
+    pub version: Option<String>,
+    /// Text of the MCID of a newer one that cannot be put there: it is not tried again.
+    #[serde(default)]
+    pub unfit: Option<String>,
+}
+
 /// The bytes that a slot's seed needs: the metadata bundle that proved the release, and the manifests of its root and its
 /// UKI.
 pub struct SeedFiles {
@@ -119,6 +136,23 @@ impl Records {
     /// What a slot holds, if `seq` is what was installed there last.
     pub fn installed(&self, slot: Slot, seq: u32) -> Option<Installed> {
         self.read(&format!("slot-{slot}")).filter(|i: &Installed| i.seq == seq)
+    }
+
+    /// The version of what a slot holds, also if the disk was flashed with it.
+    pub fn version_in(&self, slot: Slot, seq: u32) -> Option<String> {
+        let flashed = || self.read("flashed").filter(|f: &Flashed| f.seq == seq).map(|f| f.version);
+        self.installed(slot, seq).map(|i| i.version).or_else(flashed)
+    }
+
+    /// Notes what runs if it was not installed, once: the rescue system may be newer one day, and must not think this old.
+    pub fn note_flashed(&self, boot: &BootInfo) {
+        if self.version_in(boot.slot, boot.seq).is_some() {
+            return;
+        }
+        let flashed = Flashed { seq: boot.seq, version: boot.version.clone() };
+        if let Err(e) = self.write("flashed", &flashed) {
+            tracing::warn!("{e:#}");
+        }
     }
 
     /// What the slots hold, as far as known.
@@ -223,6 +257,28 @@ impl Records {
         let last = boot.interrupted.iter().map(|last| &last.boot_id);
         let ids: Vec<&String> = boot.evidence.iter().map(|e| &e.boot_id).chain(last).collect();
         if ids.iter().any(|id| is_new(id)) { self.write("told", &ids) } else { Ok(()) }
+    }
+
+    pub fn rescue(&self) -> RescueSystem {
+        self.read("rescue").unwrap_or_default()
+    }
+
+    pub fn set_rescue(&self, rescue: &RescueSystem) -> Result<()> {
+        self.write("rescue", rescue)
+    }
+
+    /// Where the next rescue system is put together, and where it is kept for neighbours once it is on the ESP.
+    pub fn rescue_files(&self) -> [PathBuf; 2] {
+        ["rescue.part", "rescue.efi"].map(|name| self.dir.join(name))
+    }
+
+    /// The manifest of the one that is kept.
+    pub fn rescue_manifest(&self) -> Option<Vec<u8>> {
+        durable::read(&self.dir.join("rescue.manifest"))
+    }
+
+    pub fn set_rescue_manifest(&self, manifest: &[u8]) -> Result<()> {
+        self.write_bytes("rescue.manifest", manifest)
     }
 
     /// Where a UKI is put together before it goes to the ESP.

@@ -41,5 +41,18 @@ pub async fn offer(updater: &Updater) -> Result<zbus::Connection> {
         .offer_file(&files.uki_manifest, std::os::fd::OwnedFd::from(uki).into())
         .await
         .context("the UKI")?;
+    if let Err(e) = offer_rescue(updater).await {
+        tracing::warn!("the rescue system is not offered to neighbours: {e:#}");
+    }
     Ok(connection)
+}
+
+/// Offers the copy of the rescue system that the last renewal put on the ESP, if there was one.
+pub async fn offer_rescue(updater: &Updater) -> Result<()> {
+    let [_, kept] = updater.records.rescue_files();
+    let (Some(manifest), Ok(file)) = (updater.records.rescue_manifest(), File::open(kept)) else {
+        return Ok(());
+    };
+    let content = updater.links.content().await?;
+    content.offer_file(&manifest, std::os::fd::OwnedFd::from(file).into()).await.context("the rescue system")
 }

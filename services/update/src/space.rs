@@ -14,7 +14,7 @@ use crate::updater::Updater;
 /// A little above the content store's own margin: where it refuses, this has been said.
 const FULL: u64 = 12 << 20;
 /// Said to be over only then, so that a few bytes to and fro make no events.
-const ROOM: u64 = 24 << 20;
+pub const ROOM: u64 = 24 << 20;
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Of the file system, in bytes.

@@ -29,6 +29,9 @@ use crate::links::Links;
 use crate::node::{Node, now_unix, uptime_ms};
 use crate::updater::{Standing, Updater};
 
+mod renewal;
+mod rescue;
+
 const BOARD: &str = "x86-generic";
 const DATA_BLOCKS: usize = 200;
 
@@ -86,6 +89,12 @@ impl FakeContent {
         Ok(())
     }
 
+    fn offer_file(&self, manifest: Vec<u8>, _file: zbus::OwnedFd) -> zbus::fdo::Result<()> {
+        let list = ChunkList::decode_any(&manifest).map_err(bus::failed)?;
+        self.0.lock().unwrap().offered.push(list.manifest().name.clone());
+        Ok(())
+    }
+
     fn report(&self) -> String {
         let shelf = self.0.lock().unwrap();
         let transfers = shelf.large.values().map(|(list, _)| TransferReport {
@@ -112,6 +121,7 @@ impl FakeSupervisor {
             state: state.into(),
             required: true,
             pid: 7,
+            since_s: 3600,
             ..Default::default()
         };
         serde_json::to_string(&[unit("mesh", self.mesh_state), unit("update", "ready")]).unwrap()
@@ -161,6 +171,8 @@ pub(crate) struct World {
     repository: Mutex<Repository>,
     mesh_state: &'static str,
     checks: Vec<Check>,
+    /// The rescue system that releases bring along.
+    rescue: Option<Vec<u8>>,
     /// How long a gate that can pass has.
     time_left_s: u32,
 }
@@ -208,7 +220,8 @@ impl World {
         serve(dir.path(), "mesh", |b| b.serve_at("/io/macula/Mesh", FakeMesh));
         let key = NodeKey::from_seed(&[1; 32]);
         let repository = Mutex::new(repository_of(&key));
-        Self { dir, shelf, reboots, key, repository, mesh_state, checks: Vec::new(), time_left_s: 60 }
+        let checks = Vec::new();
+        Self { dir, shelf, reboots, key, repository, mesh_state, checks, rescue: None, time_left_s: 60 }
     }
 
     fn device(&self, role: &str) -> PathBuf {
@@ -225,9 +238,17 @@ impl World {
 
     /// The service as it starts after the boot loader chose `entry`.
     pub fn boot(&self, entry: &str, evidence: Vec<Evidence>) -> Arc<Updater> {
+        let updater = self.updater(entry, None, evidence);
+        tokio::spawn(after_boot::settle(updater.clone()));
+        updater
+    }
+
+    /// The service before it has judged anything.
+    fn updater(&self, entry: &str, rescue: Option<&str>, evidence: Vec<Evidence>) -> Arc<Updater> {
         let entry: Entry = entry.parse().unwrap();
         let boot = BootInfo {
-            version: if entry.seq == 1 { "0.1.0" } else { "0.2.0" }.into(),
+            rescue: rescue.map(str::to_owned),
+            version: if entry.seq == 1 && rescue.is_none() { "0.1.0" } else { "0.2.0" }.into(),
             board: BOARD.into(),
             boot_id: "boot".into(),
             root_a: "/d2".into(),
@@ -247,9 +268,7 @@ impl World {
                 .unwrap();
         let (streams, events) = Streams::serve(&[("control/1", "owner")]);
         tokio::spawn(ignore(events));
-        let updater = Arc::new(Updater::new(node, Links::new(streams)).unwrap());
-        tokio::spawn(after_boot::settle(updater.clone()));
-        updater
+        Arc::new(Updater::new(node, Links::new(streams)).unwrap())
     }
 
     /// Puts a release on the shelf.
@@ -269,8 +288,8 @@ impl World {
             hex(&salt),
         ));
         uki.resize(600_000, 0x5a);
-        let artifact = |role, bytes: &[u8], verity_root| {
-            let mut builder = ManifestBuilder::new("artifact");
+        let artifact = |role: Role, bytes: &[u8], verity_root| {
+            let mut builder = ManifestBuilder::new(role.word());
             builder.update(bytes);
             let list = builder.finish().unwrap();
             let mcid = list.mcid();
@@ -281,7 +300,10 @@ impl World {
             board: BOARD.into(),
             version: Version::new(0, 2, 0),
             min_version: Version::new(0, 1, 0),
-            artifacts: vec![artifact(Role::Root, &root, Some(verity_root)), artifact(Role::Uki, &uki, None)],
+            artifacts: [artifact(Role::Root, &root, Some(verity_root)), artifact(Role::Uki, &uki, None)]
+                .into_iter()
+                .chain(self.rescue.as_deref().map(|rescue| artifact(Role::Rescue, rescue, None)))
+                .collect(),
             created_unix: 1,
             expires_unix: u64::MAX,
             notes: String::new(),
@@ -386,6 +408,7 @@ fn esp_image() -> Vec<u8> {
         fs.root_dir().create_dir("EFI").unwrap();
         let dir = fs.root_dir().create_dir("EFI/Linux").unwrap();
         dir.create_file("macula-000001.efi").unwrap().write_all(b"old").unwrap();
+        dir.create_file("macula-0-rescue.efi").unwrap().write_all(b"old rescue").unwrap();
     }
     bytes
 }
@@ -557,6 +580,7 @@ async fn a_corrupt_committed_slot_is_marked_once_the_fallback_has_proved_itself(
         reason: "data block 9 is corrupted".into(),
         log_tail: vec![],
         at_unix: 1,
+        settled: false,
     };
     assert_eq!(evidence.slot, Slot::B);
     let updater = world.boot("macula-000001.efi", vec![evidence]);
@@ -587,9 +611,12 @@ async fn trust_follows_the_signers_roots_and_survives_restarts() {
     );
     let updater = world.boot("macula-000001.efi", vec![]);
     settled(&updater).await;
-    let refusal = format!("{:#}", updater.install(world.put(bytes), false).await.unwrap_err());
-    assert!(refusal.contains("wrong board"), "the successor is believed: {refusal}");
+    let newer = world.put(bytes);
+    updater.follow(newer).await.unwrap();
+    assert_eq!(updater.records.trust().root_version(), Some(2), "nothing needs to be installed for that");
     assert!(has_event(&updater, "root-keys", "from version 1 to 2"));
+    let refusal = format!("{:#}", updater.install(newer, false).await.unwrap_err());
+    assert!(refusal.contains("wrong board"), "the successor is believed: {refusal}");
     assert_eq!(updater.records.trust().root_version(), Some(2));
     assert!(updater.clock.floor() + 5 > now_unix(), "what was signed is a floor for the clock");
 
@@ -645,6 +672,7 @@ async fn bad_ends_of_boots_are_told_once_with_their_last_lines() {
         reason: "why".into(),
         log_tail: (0..100).map(|n| format!("line {n}")).collect(),
         at_unix: 1,
+        settled: false,
     };
     let told = world.dir.path().join("state/told.json");
     settled(&world.boot("macula-000001.efi", vec![])).await;

@@ -24,19 +24,39 @@ pub struct Verity {
 /// Reads the UKI's command line and checks that it boots this release and opens the root that the release names.
 pub fn check(uki: &File, release: &Release) -> Result<Verity> {
     let cmdline = section(uki, b".cmdline").context("the release's UKI")?;
-    let value = |key: &str| {
-        let found = cmdline.split_ascii_whitespace().find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
-        found.with_context(|| format!("the UKI's command line has no {key}="))
-    };
-    let (version, board) = (value("macula.version")?, value("macula.board")?);
-    if version != release.version.to_string() || board != release.board {
-        bail!("the UKI is {version} for {board}, the release says {} for {}", release.version, release.board);
-    }
-    let verity = parse_verity(value("macula.verity")?).context("macula.verity= of the UKI")?;
+    check_named(&cmdline, release)?;
+    let verity = parse_verity(value(&cmdline, "macula.verity")?).context("macula.verity= of the UKI")?;
     if Some(verity.root) != release.artifact(Role::Root).and_then(|a| a.verity_root) {
         bail!("the UKI opens its root with another verity root than the release names");
     }
     Ok(verity)
+}
+
+/// Checks that the release's rescue system is this release's and is one. Firmware that accepted the running slot's UKI for its
+/// signature would refuse one without, and nothing tries it before the day when it matters.
+pub fn check_rescue(rescue: &File, release: &Release, running: &File) -> Result<()> {
+    let cmdline = section(rescue, b".cmdline")?;
+    check_named(&cmdline, release)?;
+    if !cmdline.split_ascii_whitespace().any(|word| word == "macula.rescue") {
+        bail!("its command line does not say macula.rescue");
+    }
+    if is_signed(running)? && !is_signed(rescue)? {
+        bail!("it is not signed for Secure Boot, as the running system is");
+    }
+    Ok(())
+}
+
+fn check_named(cmdline: &str, release: &Release) -> Result<()> {
+    let (version, board) = (value(cmdline, "macula.version")?, value(cmdline, "macula.board")?);
+    if version != release.version.to_string() || board != release.board {
+        bail!("the UKI is {version} for {board}, the release says {} for {}", release.version, release.board);
+    }
+    Ok(())
+}
+
+fn value<'a>(cmdline: &'a str, key: &str) -> Result<&'a str> {
+    let found = cmdline.split_ascii_whitespace().find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
+    found.with_context(|| format!("the UKI's command line has no {key}="))
 }
 
 /// Checks that the hash tree behind the written root is the one that the verity root names: the root is the hash of
@@ -75,29 +95,52 @@ fn unhex(text: &str) -> Result<Vec<u8>> {
     Ok(pairs.collect::<Result<_, _>>()?)
 }
 
-/// The text of a PE section.
-fn section(file: &File, name: &[u8]) -> Result<String> {
-    let read = |offset: u64, len: usize| -> Result<Vec<u8>> {
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, offset).context("it is too short")?;
-        Ok(bytes)
-    };
-    let u32_of = |b: &[u8], at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-    let pe = u64::from(u32_of(&read(0x3c, 4)?, 0));
-    let header = read(pe, 24)?;
+fn read(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, offset).context("it is too short")?;
+    Ok(bytes)
+}
+
+fn u32_of(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Where the PE header is, and its first part.
+fn header(file: &File) -> Result<(u64, Vec<u8>)> {
+    let pe = u64::from(u32_of(&read(file, 0x3c, 4)?, 0));
+    let header = read(file, pe, 24)?;
     if &header[..4] != b"PE\0\0" {
         bail!("it is not a PE file");
     }
+    Ok((pe, header))
+}
+
+/// Whether a PE32+ file has signatures; what they are worth is for the firmware to say.
+fn is_signed(file: &File) -> Result<bool> {
+    /// Of the certificates' place in the data directory, from the optional header's start (PE32+).
+    const CERTIFICATES_AT: u64 = 112 + 4 * 8;
+    let (pe, header) = header(file)?;
+    let optional_bytes = u64::from(u16::from_le_bytes([header[20], header[21]]));
+    if optional_bytes < CERTIFICATES_AT + 8 {
+        return Ok(false);
+    }
+    let place = read(file, pe + 24 + CERTIFICATES_AT, 8)?;
+    Ok(u32_of(&place, 4) > 0)
+}
+
+/// The text of a PE section.
+fn section(file: &File, name: &[u8]) -> Result<String> {
+    let (pe, header) = header(file)?;
     let sections = usize::from(u16::from_le_bytes([header[6], header[7]])).min(SECTIONS_MAX);
     let table = pe + 24 + u64::from(u16::from_le_bytes([header[20], header[21]]));
-    for row in read(table, sections * 40)?.chunks_exact(40) {
+    for row in read(file, table, sections * 40)?.chunks_exact(40) {
         let row_name = row[..8].split(|b| *b == 0).next().unwrap_or_default();
         if row_name == name {
             let len = u32_of(row, 8).min(u32_of(row, 16)) as usize;
             if len > CMDLINE_MAX {
                 bail!("its command line is {len} bytes long");
             }
-            let text = read(u64::from(u32_of(row, 20)), len)?;
+            let text = read(file, u64::from(u32_of(row, 20)), len)?;
             return Ok(String::from_utf8_lossy(&text).trim_end_matches('\0').to_string());
         }
     }
@@ -143,6 +186,26 @@ pub mod tests {
             bad[at] ^= 0xff;
             let _ = read_section(&bad);
         }
+    }
+
+    #[test]
+    fn a_signature_is_seen_where_there_is_one() {
+        let optional_bytes = 240u16;
+        let mut pe = vec![0; 0x200];
+        pe[0x3c] = 0x40;
+        pe[0x40..0x44].copy_from_slice(b"PE\0\0");
+        pe[0x54..0x56].copy_from_slice(&optional_bytes.to_le_bytes());
+        let signed = |pe: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(pe).unwrap();
+            is_signed(&file)
+        };
+        assert!(!signed(&pe).unwrap());
+        let certificates = 0x40 + 24 + 144;
+        pe[certificates + 4] = 8;
+        assert!(signed(&pe).unwrap());
+        assert!(!signed(&with_cmdline("")).unwrap());
+        assert!(signed(b"MZ").is_err());
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum Standing {
     /// Another slot was left; this one has to prove itself first.
     FellBack,
     Installing,
+    /// The rescue system is being written.
+    Renewing,
     Rebooting,
 }
 
@@ -83,10 +85,10 @@ impl Updater {
     pub fn new(mut node: Node, links: Links) -> Result<Self> {
         let records = Records::open(&node.state_dir)?;
         if node.boot.rescue.is_some() {
-            node.version = newest_version(&node, &records);
+            node.version = lowest_in_rescue(&node, &records);
         }
         Ok(Self {
-            clock: Clock::open(&node.state_dir),
+            clock: Clock::open(&node.state_dir, node.boot.clock),
             node,
             records,
             links,
@@ -166,7 +168,7 @@ impl Updater {
         });
         let installed = self.records.installed(boot.slot, boot.seq);
         let release = installed.map(|i| i.release).unwrap_or_default();
-        let trial = boot.trial && self.standing() != Standing::Settled;
+        let trial = boot.trial && !matches!(self.standing(), Standing::Settled | Standing::Renewing);
         OsReport {
             node: node.cloned().unwrap_or_default(),
             name: self.node.config().name.clone(),
@@ -190,14 +192,24 @@ impl Updater {
             failed_releases: self.records.failed().iter().map(failed_report).collect(),
             release,
             rescue: boot.rescue.clone().unwrap_or_default(),
+            rescue_version: self.rescue_version(),
+            secure_boot: boot.secure_boot.to_string(),
             encryption: boot.encryption.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Of the rescue system on the ESP; empty when no release has renewed it.
+    fn rescue_version(&self) -> String {
+        match &self.node.boot.rescue {
+            Some(_) => self.node.boot.version.clone(),
+            None => self.records.rescue().version.unwrap_or_default(),
         }
     }
 
     fn warnings(&self) -> Vec<String> {
         let encryption = self.node.boot.encryption.as_deref();
         let complaint = configuration::encryption_complaint(&self.node.config(), encryption);
-        self.space_complaint().into_iter().chain(complaint).collect()
+        self.space_complaint().into_iter().chain(self.clock.complaint()).chain(complaint).collect()
     }
 
     /// Fetches and checks a release and begins to install it. Returns when it is accepted or with why it is not.
@@ -236,8 +248,19 @@ impl Updater {
             }
             Standing::FellBack => bail!("this slot is a fallback that has to prove itself first"),
             Standing::Installing => bail!("another install runs"),
+            Standing::Renewing => bail!("the rescue system is being renewed, try again in a moment"),
             Standing::Rebooting => bail!("the node is about to reboot"),
         }
+    }
+
+    /// Keeps installs out, if none runs and nothing else does. Ends with [`Standing::Settled`].
+    pub(crate) fn begin_renewing(&self) -> bool {
+        let mut standing = lock(&self.standing);
+        let is_free = *standing == Standing::Settled;
+        if is_free {
+            *standing = Standing::Renewing;
+        }
+        is_free
     }
 
     pub(crate) fn show_phase(&self, mcid: &Mcid, phase: &str) {
@@ -323,8 +346,8 @@ impl Updater {
 
     /// Leaves the running release for the other slot's committed one.
     pub async fn rollback(self: &Arc<Self>) -> Result<()> {
-        if matches!(self.standing(), Standing::Installing | Standing::Rebooting) {
-            bail!("an install is running or about to reboot");
+        if matches!(self.standing(), Standing::Installing | Standing::Renewing | Standing::Rebooting) {
+            bail!("an install is running or about to reboot, or the rescue system is being renewed");
         }
         self.give_up_running().await?;
         self.set_standing(Standing::Rebooting);
@@ -346,7 +369,7 @@ impl Updater {
     }
 
     /// Remembers what an entry holds as failed, then marks the entry bad.
-    async fn condemn(self: &Arc<Self>, entry: Entry, reason: &str) -> Result<()> {
+    pub(crate) async fn condemn(self: &Arc<Self>, entry: Entry, reason: &str) -> Result<()> {
         if let Some(installed) = self.records.installed(entry.slot(), entry.seq) {
             self.records.record_failure(FailedRelease {
                 mcid: installed.release,
@@ -383,11 +406,11 @@ impl Updater {
     }
 }
 
-/// What rescue must not go below: the release that was committed last, or what the rescue system came with.
-fn newest_version(node: &Node, records: &Records) -> os_release::Version {
-    let committed = records.installed(node.boot.slot, node.boot.seq);
-    let committed = committed.and_then(|i| i.version.parse().ok());
-    committed.into_iter().chain([node.version.clone()]).max().unwrap_or_else(|| node.version.clone())
+/// What rescue must not go below: the release that was committed last (the rescue system may be newer, after a rollback) or,
+/// if that is not known, what the rescue system came with.
+fn lowest_in_rescue(node: &Node, records: &Records) -> os_release::Version {
+    let committed = records.version_in(node.boot.slot, node.boot.seq);
+    committed.and_then(|version| version.parse().ok()).unwrap_or_else(|| node.version.clone())
 }
 
 fn failed_report(f: &FailedRelease) -> FailedReport {
@@ -484,6 +507,11 @@ impl Server {
     async fn install(&self, release: Vec<u8>, again: bool) -> zbus::fdo::Result<()> {
         bus::not_for_the_console(self.uid)?;
         self.updater.install(bus::mcid(&release)?, again).await.map_err(bus::failed)
+    }
+
+    async fn follow(&self, metadata: Vec<u8>) -> zbus::fdo::Result<()> {
+        bus::not_for_the_console(self.uid)?;
+        self.updater.follow(bus::mcid(&metadata)?).await.map_err(bus::failed)
     }
 
     async fn rollback(&self) -> zbus::fdo::Result<()> {

@@ -1,5 +1,6 @@
 //! What the boot tests share: a lab with the releases that `cargo xtask test boot` built.
 
+mod full;
 mod rauc;
 
 use std::path::Path;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 use qemu_lab::{Lab, Node, NodeOptions, Releases};
 use serde_json::Value;
 
+pub use full::fill_state;
 pub use rauc::Rauc;
 
 /// Bounds an update on a slow, busy host; it measures nothing.
@@ -42,12 +44,22 @@ impl Bench {
 
     /// A node that follows the owner's channel, booted and answering.
     pub fn follower(&self, name: &str) -> Result<Node<'_>> {
-        self.boot(name, &(self.lab.config_following(name, CHANNEL) + CHECK))
+        self.boot(name, &self.following(name))
+    }
+
+    /// The text of a follower's `macula.toml`.
+    pub fn following(&self, name: &str) -> String {
+        self.lab.config_following(name, CHANNEL) + CHECK
     }
 
     /// A node with the text of a `macula.toml`, booted and answering.
     pub fn boot(&self, name: &str, config: &str) -> Result<Node<'_>> {
-        let node = self.lab.start(name, self.image()?, config, NodeOptions::default())?;
+        self.boot_with(name, config, NodeOptions::default())
+    }
+
+    /// The same in a machine that differs.
+    pub fn boot_with(&self, name: &str, config: &str, options: NodeOptions) -> Result<Node<'_>> {
+        let node = self.lab.start(name, self.image()?, config, options)?;
         node.wait_ready().with_context(|| node.tail())?;
         node.wait_answer().with_context(|| node.tail())?;
         say(&format!("{name} is up"));

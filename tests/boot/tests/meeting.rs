@@ -1,14 +1,17 @@
-//! Nodes that mDNS cannot bring together meet through a seed, and a stranger gets nowhere with the owner's orders.
+//! Nodes that mDNS cannot bring together, and whose clocks are a year apart, meet through a seed, and a stranger gets nowhere with the owner's orders.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use qemu_lab::{Node, wait_until};
+use qemu_lab::{Node, NodeOptions, wait_until};
+use serde_json::Value;
 use tests_boot::{Bench, say, with_console};
 
 /// The only Ethernet link of a machine; the loopback link is 1.
 const LINK: u32 = 2;
+/// How far the newcomer's clock is ahead: wrong, but not absurd. The nodes know each other all the same.
+const AHEAD_S: i64 = 400 * 86_400;
 const ADDRESS: Duration = Duration::from_secs(90);
 
 #[test]
@@ -19,10 +22,14 @@ fn nodes_meet_through_a_seed_and_strangers_are_refused() -> Result<()> {
     let address = with_console(&a, link_local(&a))?;
     let seed = format!("{id}@[{address}%{LINK}]:4433");
     let config = format!("{}[mesh]\nmdns = false\nseeds = [\"{seed}\"]\n", bench.lab.config("newcomer"));
-    let b = bench.boot("newcomer", &config)?;
+    let ahead = NodeOptions { clock_off_s: AHEAD_S, ..NodeOptions::default() };
+    let b = bench.boot_with("newcomer", &config, ahead)?;
     let peers = with_console(&b, b.wait_peers(1))?;
     ensure!(peers[0]["node"] == id.as_str(), "{peers:?}");
     say(&format!("met through {seed}"));
+    let told = |s: &Value| s["warnings"].to_string().contains("s ahead of what neighbours say");
+    with_console(&b, b.wait_status("to say that its clock is disputed", ADDRESS, told))?;
+    say("their clocks are 400 days apart, and the newcomer says so");
     with_console(&a, stranger_is_refused(&bench, &a))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Rule 1: with no trial pending a boot writes nothing to the partition table, the boot loader's partition or the roots.
 //! Rule 4: a hang, a kernel panic and the death of PID 1 each lead to a bounded reboot, and the node then says what it was.
+//! Rule 2: a committed release whose boots end like this again and again is left for the rescue system.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use tests_boot::{Bench, say, with_console};
 const BOOTS: usize = 10;
 /// A hang waits for the watchdog's minute; emulated machines on a busy host are slow.
 const BACK: Duration = Duration::from_secs(400);
-/// What the faulty init obeys, the evidence that follows, and what its reason names.
+/// What the faulty init obeys, the evidence that follows, and what its reason names. As many as a slot may have before it is
+/// left.
 const FAULTS: [(&str, &str, &str); 3] = [
     ("panic", "panic", "sysrq triggered crash"),
     ("exit", "panic", "Attempted to kill init"),
@@ -67,7 +69,7 @@ fn in_state(offset: u64, bytes: u64) -> bool {
 }
 
 #[test]
-fn rule_4_each_fault_is_a_reboot_that_says_why() -> Result<()> {
+fn rule_4_each_fault_is_a_reboot_that_says_why_and_the_third_leads_to_rescue() -> Result<()> {
     let bench = Bench::new()?;
     let image = bench.releases.faulty.disk.as_deref().context("the faulty release has no disk image")?;
     let options = NodeOptions { alone: true, ..NodeOptions::default() };
@@ -77,6 +79,10 @@ fn rule_4_each_fault_is_a_reboot_that_says_why() -> Result<()> {
     for (fault, stage, reason) in FAULTS {
         with_console(&node, comes_back(&node, fault, stage, reason))?;
     }
+    let status = node.status()?;
+    let why = status["rescue"].as_str().unwrap_or("");
+    ensure!(why.contains("slot A failed last (watchdog: "), "after {} failures: {status}", FAULTS.len());
+    say(&format!("in rescue: {why}"));
     Ok(())
 }
 
@@ -97,11 +103,14 @@ fn comes_back(node: &Node, fault: &str, stage: &str, reason: &str) -> Result<()>
         ensure!(named, "the log's last lines are kept: {lines:?}");
     }
     ensure!(status["slot"] == "A" && status["trial"].is_null(), "{status}");
+    let is_last = fault == FAULTS[FAULTS.len() - 1].0;
+    ensure!((status["rescue"] == "") != is_last, "after the {fault}: {status}");
     say(&format!("{fault}: {text}"));
     Ok(())
 }
 
-/// The last event, if it says how a boot ended.
+/// The last event that the boot before left, if it says how that ended. The rescue system's own are behind it.
 fn last_end(status: &Value) -> Option<&Value> {
-    status["events"].as_array()?.last().filter(|e| e["kind"] == "boot-failed")
+    let mut events = status["events"].as_array()?.iter().rev();
+    events.find(|e| e["kind"] != "rescue").filter(|e| e["kind"] == "boot-failed")
 }

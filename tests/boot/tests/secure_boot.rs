@@ -23,6 +23,7 @@ fn with_the_keys_enrolled_only_a_signed_uki_boots() -> Result<()> {
     with_console(&node, boot_chain(&node))?;
     let status = with_console(&node, node.wait_answer())?;
     ensure!(status["slot"] == "A" && status["seq"] == 1, "{status}");
+    ensure!(status["secure_boot"] == "on", "{status}");
     ensure!(status["entries"][1] == "macula-000002+0-1.efi", "the try was not counted: {status}");
     Ok(())
 }

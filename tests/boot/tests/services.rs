@@ -32,6 +32,7 @@ fn all_are_ready(node: &Node) -> Result<()> {
     }
     let status = node.status()?;
     ensure!(status["slot"] == "A" && status["seq"] == 1, "a fresh image boots slot A: {status}");
+    ensure!(status["secure_boot"] != "on", "firmware without keys: {status}");
     ensure!(status["node"].as_str().is_some_and(|n| n.starts_with("did:key:z6Mk")), "{status}");
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Debian's `rauc` orders a node to install a release; it fetches it from the only other node that has it, tries it, and
-//! commits it; `rauc` shows that and marks slots; then a flipped byte in the committed root sends it to the other slot.
+//! commits it, all that on a disk without a free byte; `rauc` shows it and marks slots; then a flipped byte in the committed root sends it to the other slot.
 //! (Nodes that follow a channel: `refusals` and `rollback`.)
 
 use std::fs::OpenOptions;
@@ -10,13 +10,15 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use image_layout::ROOT_B;
 use qemu_lab::{Node, wait_until};
-use tests_boot::{Bench, CHANNEL, Rauc, UPDATE, events, say, with_console};
+use serde_json::Value;
+use tests_boot::{Bench, CHANNEL, Rauc, UPDATE, events, fill_state, say, with_console};
 
 #[test]
 fn a_release_is_fetched_from_a_neighbour_tried_and_committed() -> Result<()> {
     let bench = Bench::new()?;
     let (a, b) = (bench.node("holder")?, bench.node("follower")?);
     let second = &bench.releases.second;
+    with_console(&b, full_disk(&bench, &b))?;
     let peers = with_console(&b, b.wait_peers(1))?;
     let holder = a.status()?["node"].clone();
     ensure!(peers[0]["node"] == holder, "{peers:?}");
@@ -30,7 +32,7 @@ fn a_release_is_fetched_from_a_neighbour_tried_and_committed() -> Result<()> {
     ensure!(said.contains("100% Installing done.") && said.contains("succeeded"), "{said}");
     say("installed by rauc");
 
-    let committed = |s: &serde_json::Value| s["version"] == second.version.as_str() && s["trial"].is_null();
+    let committed = |s: &Value| s["version"] == second.version.as_str() && s["trial"].is_null();
     let status = with_console(&b, b.wait_status("to run and commit the release", UPDATE, committed))?;
     ensure!(status["slot"] == "B" && status["seq"] == 2, "{status}");
     ensure!(status["entries"][0] == "macula-000002.efi", "a committed entry carries no counter: {status}");
@@ -44,9 +46,38 @@ fn a_release_is_fetched_from_a_neighbour_tried_and_committed() -> Result<()> {
         a.status()?["version"] == bench.releases.first.version.as_str(),
         "the holder was only told to hold"
     );
+    ensure!(complains(&status), "the disk is still full: {status}");
+    ensure!(events(&status).iter().any(|e| e.starts_with("state-full")), "{:?}", events(&status));
     say("committed in slot B");
     with_console(&b, rauc_marks(&rauc, &b))?;
     with_console(&b, flipped_byte(&b, &second.artifacts.join("root.img")))
+}
+
+/// Without a free byte in the state partition every unit is up, the owner is told, and content is refused in plain words.
+fn full_disk(bench: &Bench, node: &Node) -> Result<()> {
+    // The answer may die with the machine.
+    let _ = node.ctl(&["poweroff"]);
+    node.vm.wait_exit(UPDATE)?;
+    fill_state(&node.disk)?;
+    node.vm.restart()?;
+    node.wait_ready()?;
+    node.wait_status("to say that its disk is full", UPDATE, complains)?;
+    let down: Vec<Value> = node.units()?.into_iter().filter(|u| u["state"] != "ready").collect();
+    ensure!(down.is_empty(), "on a full disk these are not ready: {down:?}");
+    let status = bench.lab.owner.run(&["--node", &node.address, "status"])?;
+    ensure!(status.contains("state is full: 0 of"), "{status}");
+    let content = bench.lab.dir().join("content");
+    std::fs::write(&content, [7; 100_000])?;
+    let refusal = node.ctl(&["content", "put", content.to_str().context("not UTF-8")?]);
+    let refusal = format!("{:#}", refusal.err().context("content was stored on a full disk")?);
+    ensure!(refusal.contains("the disk is full") && refusal.contains("remove"), "{refusal}");
+    say(&format!("on a full disk: {}", refusal.lines().last().unwrap_or_default().trim()));
+    Ok(())
+}
+
+fn complains(status: &Value) -> bool {
+    let warnings = status["warnings"].as_array();
+    warnings.into_iter().flatten().any(|w| w.as_str().is_some_and(|w| w.contains("state is full")))
 }
 
 /// To the other slot and back, without a reboot.
@@ -75,7 +106,7 @@ fn flipped_byte(node: &Node, root: &Path) -> Result<()> {
     disk.write_all_at(&[byte[0] ^ 0x10], offset)?;
     say("flipped one byte of the committed root");
     node.vm.restart()?;
-    let back = |s: &serde_json::Value| s["slot"] == "A";
+    let back = |s: &Value| s["slot"] == "A";
     let status = node.wait_status("to come back on the other slot", UPDATE, back)?;
     let said = events(&status);
     ensure!(said.iter().any(|e| e.contains("corrupt")), "it says why: {said:?}");

@@ -62,11 +62,12 @@ fn read(argument: &str) -> Result<(Mcid, Content)> {
 async fn join(key: &NodeKey, node: SocketAddr) -> Result<Connection> {
     let session = NodeKey::generate()?;
     let now = daemon::now_ms() / 1000;
-    let (leaf, ca) = os_certificate::certify(key, session.node_id().as_bytes(), now)?;
+    let (leaf, ca) =
+        os_certificate::certify(key, session.node_id().as_bytes(), now, os_certificate::LIFETIME_S)?;
     let credentials = Credentials { chain: vec![leaf, ca], session_key: session.to_pkcs8_der()?.to_vec() };
     let any: SocketAddr =
         if node.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let endpoint = mesh_transport::endpoint(any, &credentials)?;
+    let endpoint = mesh_transport::endpoint(any, &credentials, mesh_transport::system_clock)?;
     Ok(mesh_transport::connect(&endpoint, node, None).await?.0)
 }
 

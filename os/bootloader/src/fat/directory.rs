@@ -100,6 +100,15 @@ impl<D: BlockDevice> Fat<D> {
         self.patch(offset, &bytes)
     }
 
+    /// Rewrites the one slot of a file that says where its bytes are and how many.
+    pub(super) fn point_to(&mut self, file: &DirEntry, first: u32, size: u32) -> Result<()> {
+        let Some(at) = file.slots.last() else { return Ok(()) };
+        let mut slot = short_slot(&file.short, first, size);
+        // Attributes stay, a boot loader may have set some.
+        slot[11] = file.attributes;
+        self.patch(*at, &slot)
+    }
+
     /// Marks a file's slots deleted, the short name's first: with it the file is gone, whatever happens next.
     pub(super) fn erase_slots(&mut self, file: &DirEntry) -> Result<()> {
         let sector_bytes = u64::from(self.geometry.sector_bytes);

@@ -5,7 +5,8 @@
 //! cluster numbers against the volume, chains against loops, directories against a largest size.
 //!
 //! Order of writes. Create: data into free clusters, flush, FAT, flush, directory sector, flush. Delete: directory
-//! sector, flush, FAT, flush. So a cluster is never named by two files and never both free and named.
+//! sector, flush, FAT, flush. Replace: the new file's name goes, flush, the old one's slot names the new clusters, flush, the
+//! old clusters are freed, flush. So a cluster is never named by two files and never both free and named.
 
 mod directory;
 mod geometry;
@@ -100,17 +101,32 @@ impl<D: BlockDevice> Fat<D> {
 
     /// Deletes a file: its name first, so that no name ever leads to freed clusters.
     pub fn delete(&mut self, file: &DirEntry) -> Result<()> {
-        let clusters = if file.first_cluster == 0 {
-            Vec::new()
-        } else {
-            let most = u64::from(file.size).div_ceil(u64::from(self.geometry.cluster_bytes)).max(1);
-            // A chain that is damaged is left alone: lost space is better than freeing another file's clusters.
-            self.chain(file.first_cluster, most).unwrap_or_default()
-        };
+        let clusters = self.clusters_of(file);
         self.erase_slots(file)?;
         self.device.sync()?;
         self.free(&clusters)?;
         self.device.sync()
+    }
+
+    /// Gives `file` the content of `by`, whose name goes. The switch is one sector: `file` is there at any moment, with
+    /// the old content or the new one. A cut just before it costs the clusters of `by`.
+    pub fn replace(&mut self, file: &DirEntry, by: &DirEntry) -> Result<()> {
+        let clusters = self.clusters_of(file);
+        self.erase_slots(by)?;
+        self.device.sync()?;
+        self.point_to(file, by.first_cluster, by.size)?;
+        self.device.sync()?;
+        self.free(&clusters)?;
+        self.device.sync()
+    }
+
+    fn clusters_of(&mut self, file: &DirEntry) -> Vec<u32> {
+        if file.first_cluster == 0 {
+            return Vec::new();
+        }
+        let most = u64::from(file.size).div_ceil(u64::from(self.geometry.cluster_bytes)).max(1);
+        // A chain that is damaged is left alone: lost space is better than freeing another file's clusters.
+        self.chain(file.first_cluster, most).unwrap_or_default()
     }
 
     fn write_data(&mut self, name: &str, clusters: &[u32], size: u32, data: &mut dyn Read) -> Result<()> {

@@ -3,13 +3,16 @@
 //! A payload is staged as `macula-<seq>.tmp`, which systemd-boot does not look at. Arming, committing and marking bad
 //! are renames. All those names agree in their first 13 characters, the part that a FAT long name keeps in a slot of
 //! its own, so each rename rewrites one 32-byte slot: one sector, which a disk writes whole or not at all.
+//!
+//! The rescue system has no counter and keeps its name. Another one is staged beside it; then the slot that says where the
+//! file's bytes are is rewritten: one sector, too. The staged name goes first, so that no two names lead to the same bytes.
 
 #[cfg(test)]
 mod tests;
 
 use std::io::{Read, Write};
 
-use os_slots::{Entry, EntryError, SEQ_MAX};
+use os_slots::{Entry, EntryError, RESCUE_ENTRY, SEQ_MAX};
 
 use crate::fat::{DirEntry, Fat, LFN_CHARS, NewFile};
 use crate::{BlockDevice, Bootloader, BootloaderError, Result};
@@ -19,6 +22,10 @@ pub const UKI_MAX: u64 = 128 * 1024 * 1024;
 
 const DIRECTORY: &str = "EFI/Linux";
 const STAGED: &str = ".tmp";
+/// Agrees with [`RESCUE_ENTRY`] in all but its last slot.
+const RESCUE_STAGED: &str = "macula-0-rescue.tmp";
+/// Its short name, whichever the present one does not have.
+const RESCUE_SHORT: [[u8; 11]; 2] = [*b"MARESCU0EFI", *b"MARESCU1EFI"];
 
 /// The ESP. Open it only while it is needed: nothing is cached between calls but the geometry.
 pub struct Uefi<D> {
@@ -135,6 +142,40 @@ impl<D: BlockDevice> Bootloader for Uefi<D> {
 
     fn read_entry(&mut self, entry: Entry, out: &mut dyn Write) -> Result<u64> {
         self.read_named(&entry.to_string(), out)
+    }
+
+    fn stage_rescue(&mut self, size: u64, data: &mut dyn Read) -> Result<()> {
+        let name = RESCUE_STAGED;
+        if size == 0 || size > UKI_MAX {
+            return Err(BootloaderError::TooLarge { name: name.to_string(), size, max: UKI_MAX });
+        }
+        self.remove_staged_rescue()?;
+        let directory = self.fat.directory(DIRECTORY)?;
+        let files = self.fat.list(directory)?;
+        let short = RESCUE_SHORT.into_iter().find(|short| files.iter().all(|file| file.short != *short));
+        let short = short.ok_or_else(|| BootloaderError::Exists(name.to_string()))?;
+        self.fat.create(directory, &NewFile { long: name, short }, size as u32, data)
+    }
+
+    fn read_staged_rescue(&mut self, out: &mut dyn Write) -> Result<u64> {
+        self.read_named(RESCUE_STAGED, out)
+    }
+
+    fn remove_staged_rescue(&mut self) -> Result<()> {
+        self.remove_named(RESCUE_STAGED)
+    }
+
+    fn switch_rescue(&mut self) -> Result<()> {
+        let staged = self.find(RESCUE_STAGED)?;
+        let staged = staged.ok_or_else(|| BootloaderError::NotFound(RESCUE_STAGED.to_string()))?;
+        match self.find(RESCUE_ENTRY)? {
+            Some(present) => self.fat.replace(&present, &staged),
+            None => self.fat.rename_in_place(&staged, RESCUE_ENTRY),
+        }
+    }
+
+    fn read_rescue(&mut self, out: &mut dyn Write) -> Result<u64> {
+        self.read_named(RESCUE_ENTRY, out)
     }
 
     fn read_file(&mut self, path: &str, max: usize) -> Result<Option<Vec<u8>>> {

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::testing::{MemoryDisk, Op, fatfs_listing, fsck, volume};
 
@@ -119,31 +121,111 @@ fn rule_5_a_power_cut_leaves_the_old_or_the_new_entries() {
     let armed = uefi.arm(4).unwrap();
     uefi.commit(armed).unwrap();
     let log = std::mem::take(&mut disk(&mut uefi).log);
+    let seen = states_after_cuts(before, &log, |bytes| judge(bytes, &uki));
+    assert_eq!(seen.len(), 5, "{seen:?}");
+}
 
+/// What `judge` says of every disk that a power cut during `log` can leave, as far as tried: each prefix, and each with
+/// some of its unflushed sectors missing.
+fn states_after_cuts<T: Ord>(before: Vec<u8>, log: &[Op], judge: impl Fn(Vec<u8>) -> T) -> BTreeSet<T> {
     let mut flushed = before;
     let mut unflushed: Vec<(u64, Vec<u8>)> = Vec::new();
-    let mut seen = std::collections::BTreeSet::from([judge(flushed.clone(), &uki)]);
+    let mut seen = BTreeSet::from([judge(flushed.clone())]);
     let mut random = 0x2545_f491_4f6c_dd1du64;
-    for op in &log {
+    for op in log {
         match op {
             Op::Write(offset, data) => {
                 let sectors = data.chunks(512).enumerate();
                 unflushed.extend(sectors.map(|(i, s)| (offset + i as u64 * 512, s.to_vec())));
                 let mut prefix = flushed.clone();
                 apply(&mut prefix, &unflushed);
-                seen.insert(judge(prefix, &uki));
+                seen.insert(judge(prefix));
                 let mut torn = flushed.clone();
                 unflushed
                     .iter()
                     .filter(|_| coin(&mut random))
                     .for_each(|w| apply(&mut torn, std::slice::from_ref(w)));
-                seen.insert(judge(torn, &uki));
+                seen.insert(judge(torn));
             }
             Op::Sync => apply(&mut flushed, &std::mem::take(&mut unflushed)),
         }
     }
     assert!(unflushed.is_empty(), "the last write was not flushed");
-    assert_eq!(seen.len(), 5, "{seen:?}");
+    seen
+}
+
+const RESCUE: &[u8] = &[0x33; 7000];
+
+fn esp_with_rescue() -> Vec<u8> {
+    volume(&[("EFI/Linux/macula-000001.efi", OLD_UKI), ("EFI/Linux/macula-0-rescue.efi", RESCUE)])
+}
+
+#[test]
+fn the_rescue_system_is_replaced_again_and_again_and_costs_no_space() {
+    let mut uefi = open(esp_with_rescue());
+    let free = |uefi: &mut Uefi<MemoryDisk>| match uefi.stage(9, UKI_MAX, &mut std::io::empty()) {
+        Err(BootloaderError::NoSpace { free, .. }) => free,
+        other => panic!("{other:?}"),
+    };
+    let before = free(&mut uefi);
+    for round in 0..4u8 {
+        let new = [round; 7000];
+        uefi.stage_rescue(7000, &mut &new[..]).unwrap();
+        let mut out = Vec::new();
+        uefi.read_staged_rescue(&mut out).unwrap();
+        assert!(out == new);
+        assert_eq!(names(&mut uefi), ["macula-000001.efi"], "it is no entry of a slot");
+        uefi.switch_rescue().unwrap();
+        assert!(matches!(uefi.switch_rescue(), Err(BootloaderError::NotFound(_))));
+        out.clear();
+        uefi.read_rescue(&mut out).unwrap();
+        assert!(out == new);
+        assert_eq!(free(&mut uefi), before);
+    }
+    // A stage that nothing followed is removed; a rescue system that is gone comes back.
+    uefi.stage_rescue(3, &mut &b"abc"[..]).unwrap();
+    uefi.stage_rescue(4, &mut &b"abcd"[..]).unwrap();
+    uefi.remove_staged_rescue().unwrap();
+    assert_eq!(free(&mut uefi), before);
+    uefi.remove_file("EFI/Linux/macula-0-rescue.efi").unwrap();
+    for again in [&b"first"[..], b"next"] {
+        uefi.stage_rescue(again.len() as u64, &mut &again[..]).unwrap();
+        uefi.switch_rescue().unwrap();
+    }
+    let mut bytes = std::mem::take(&mut disk(&mut uefi).bytes);
+    let rescue = ("macula-0-rescue.efi".to_owned(), b"next".to_vec());
+    assert_eq!(fatfs_listing(&mut bytes), [rescue, ("macula-000001.efi".into(), OLD_UKI.to_vec())]);
+    if let Some((clean, said)) = fsck(&bytes) {
+        assert!(clean, "{said}");
+    }
+    for size in [0, UKI_MAX + 1] {
+        let refused = open(esp_with_rescue()).stage_rescue(size, &mut std::io::empty());
+        assert!(matches!(refused, Err(BootloaderError::TooLarge { .. })));
+    }
+}
+
+#[test]
+fn rule_5_a_power_cut_leaves_the_old_or_the_new_rescue_system() {
+    let mut uefi = open(esp_with_rescue());
+    let before = disk(&mut uefi).bytes.clone();
+    let new = new_uki();
+    uefi.stage_rescue(new.len() as u64, &mut &new[..]).unwrap();
+    uefi.switch_rescue().unwrap();
+    let log = std::mem::take(&mut disk(&mut uefi).log);
+    let seen = states_after_cuts(before, &log, |mut bytes| {
+        let found = fatfs_listing(&mut bytes);
+        let content = |name: &str| found.iter().find(|f| f.0 == name).map(|f| f.1.as_slice());
+        assert!(content("macula-000001.efi") == Some(OLD_UKI));
+        let staged = content("macula-0-rescue.tmp");
+        assert!(staged.is_none_or(|staged| staged == new));
+        let rescue = content("macula-0-rescue.efi").unwrap();
+        assert!(rescue == RESCUE || rescue == new);
+        if let Some((_, said)) = fsck(&bytes) {
+            assert!(!said.contains("share clusters") && !said.contains("free cluster"), "{said}");
+        }
+        (staged.is_some(), rescue == new)
+    });
+    assert_eq!(seen, BTreeSet::from([(false, false), (true, false), (false, true)]));
 }
 
 fn apply(bytes: &mut [u8], writes: &[(u64, Vec<u8>)]) {

@@ -104,9 +104,15 @@ pub fn render(r: &OsReport, palette: Palette) -> String {
     if !r.rescue.is_empty() {
         line("rescue", palette.paint(Color::Red, &clean(&r.rescue)));
     }
+    if !r.rescue_version.is_empty() {
+        line("rescue", format!("{} is on the disk", clean(&r.rescue_version)));
+    }
     line("version", format!("{}, slot {}, install {}", clean(&r.version), clean(&r.slot), r.seq));
     line("release", if r.release.is_empty() { "factory image".into() } else { clean(&r.release) });
     line("up", duration(r.uptime_s));
+    if !r.secure_boot.is_empty() {
+        line("firmware", format!("Secure Boot: {}", clean(&r.secure_boot)));
+    }
     line("entries", clean(&r.entries.join(" ")));
     if !r.encryption.is_empty() {
         line("state", format!("encrypted, opened by: {}", clean(&r.encryption)));
@@ -168,7 +174,7 @@ pub fn render_events(events: &[EventReport], palette: Palette) -> String {
             "committed" => Color::Green,
             "installed" | "boot" => Color::Plain,
             "refused" | "rolled-back" => Color::Yellow,
-            "corruption" | "install-failed" | "boot-failed" => Color::Red,
+            "corruption" | "fell-back" | "install-failed" | "boot-failed" => Color::Red,
             _ => Color::Plain,
         };
         table.row(vec![cell(timestamp(e.at_unix)), colored(color, &e.kind), cell(&e.text)]);
@@ -236,7 +242,9 @@ mod tests {
             ..FailedReport::default()
         }];
         r.installing = Some(InstallReport { bytes_done: u64::MAX, ..InstallReport::default() });
+        r.rescue_version = "0.2.0".into();
         let text = render(&r, Palette::default());
+        assert!(text.contains("rescue    0.2.0 is on the disk"), "{text}");
         assert!(text.contains("0.2.9 mesh never became ready") && text.contains("line\u{fffd}1"), "{text}");
         assert!(!text.contains('\x1b') && !text.contains('\r'));
     }

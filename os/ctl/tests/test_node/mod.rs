@@ -76,7 +76,9 @@ impl TestNode {
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
-                    let endpoint = mesh_transport::endpoint(address, &credentials(&key)).unwrap();
+                    let endpoint =
+                        mesh_transport::endpoint(address, &credentials(&key), mesh_transport::system_clock)
+                            .unwrap();
                     bound.send(endpoint.local_addr().unwrap().to_string()).unwrap();
                     tokio::select! { _ = serve(&endpoint, owner, state) => (), _ = stopped => () }
                     endpoint.close(VarInt::from_u32(close_code::DONE), b"test over");
@@ -104,7 +106,8 @@ impl Drop for TestNode {
 fn credentials(key: &NodeKey) -> Credentials {
     let session = NodeKey::generate().unwrap();
     let now = services_api::daemon::now_ms() / 1000;
-    let (leaf, ca) = os_certificate::certify(key, session.node_id().as_bytes(), now).unwrap();
+    let (leaf, ca) =
+        os_certificate::certify(key, session.node_id().as_bytes(), now, os_certificate::LIFETIME_S).unwrap();
     Credentials { chain: vec![leaf, ca], session_key: session.to_pkcs8_der().unwrap().to_vec() }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mesh_proto::Source;
 use os_config::Config;
-use services_api::{bus, daemon};
+use services_api::{bus, clock, daemon};
 
 use links::Links;
 
@@ -27,7 +27,7 @@ async fn main() -> Result<()> {
     let listener = bus::listen("mesh")?;
     let session = session::Session::certified().await?;
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.mesh.port));
-    let endpoint = mesh_transport::endpoint(address, &session.credentials()?)?;
+    let endpoint = mesh_transport::endpoint(address, &session.credentials()?, clock::certain_unix)?;
     tracing::info!("node {} listens on UDP {}", session.node(), endpoint.local_addr()?);
 
     let links = Links::new(session.node(), config.owner, endpoint.clone());

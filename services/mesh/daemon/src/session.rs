@@ -7,8 +7,8 @@ use mesh_transport::{Credentials, client_config, server_config};
 use os_identity::{NodeId, NodeKey};
 use quinn::Endpoint;
 use rustls_pki_types::CertificateDer;
-use services_api::bus;
 use services_api::identity::IdentityProxy;
+use services_api::{bus, clock};
 
 /// Certificates live for two weeks; a new one every day leaves room for an identity service that is down for long.
 const RENEW: Duration = Duration::from_secs(24 * 3600);
@@ -49,8 +49,8 @@ impl Session {
     fn install(&self, endpoint: &Endpoint) -> Result<()> {
         let credentials = self.credentials()?;
         let mut endpoint = endpoint.clone();
-        endpoint.set_server_config(Some(server_config(&credentials)?));
-        endpoint.set_default_client_config(client_config(&credentials)?);
+        endpoint.set_server_config(Some(server_config(&credentials, clock::certain_unix)?));
+        endpoint.set_default_client_config(client_config(&credentials, clock::certain_unix)?);
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use quinn::{
     Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt,
 };
 
-pub use tls::{Credentials, client_config, server_config};
+pub use tls::{Certain, Credentials, client_config, server_config, system_clock};
 
 /// Why a connection or stream was closed, as QUIC application error codes.
 pub mod close_code {
@@ -47,13 +47,13 @@ pub fn transport_config() -> Arc<TransportConfig> {
     Arc::new(t)
 }
 
-/// An endpoint on `address`. `credentials` serve both directions.
-pub fn endpoint(address: SocketAddr, credentials: &Credentials) -> Result<Endpoint> {
+/// An endpoint on `address`. `credentials` serve both directions; `certain` is what peers' certificates are judged by.
+pub fn endpoint(address: SocketAddr, credentials: &Credentials, certain: Certain) -> Result<Endpoint> {
     let socket = bind(address).with_context(|| format!("cannot bind UDP {address}"))?;
-    let server = server_config(credentials)?;
+    let server = server_config(credentials, certain)?;
     let runtime = Arc::new(quinn::TokioRuntime);
     let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
-    endpoint.set_default_client_config(client_config(credentials)?);
+    endpoint.set_default_client_config(client_config(credentials, certain)?);
     Ok(endpoint)
 }
 
@@ -88,7 +88,7 @@ pub fn peer_of(connection: &Connection) -> Result<NodeId> {
     let chain = identity
         .downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>()
         .map_err(|_| anyhow::anyhow!("peer identity is of an unknown kind"))?;
-    Ok(os_certificate::node_id_of_chain(&chain, tls::now_s())?)
+    Ok(os_certificate::node_id_of_verified_chain(&chain)?)
 }
 
 /// Opens a stream and sends its header.

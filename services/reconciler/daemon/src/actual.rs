@@ -12,6 +12,7 @@ use services_api::report::OsReport;
 #[derive(Debug, Clone, Default)]
 pub struct Attempts {
     last: Option<(Mcid, u32, Instant)>,
+    followed: Option<Mcid>,
 }
 
 impl Attempts {
@@ -19,6 +20,11 @@ impl Attempts {
     pub fn count(&mut self, metadata: Mcid, now: Instant) {
         let before = self.last.filter(|(last, ..)| *last == metadata).map_or(0, |(_, count, _)| count);
         self.last = Some((metadata, before.saturating_add(1), now));
+    }
+
+    /// `metadata` has been followed.
+    pub fn follow(&mut self, metadata: Mcid) {
+        self.followed = Some(metadata);
     }
 
     /// An attempt ends when nothing is being installed any more.
@@ -56,6 +62,7 @@ pub fn actual(report: &OsReport, attempts: &mut Attempts, now: Instant) -> Resul
         installing: report.installing.as_ref().map(|install| busy(&install.version, &install.phase)),
         failed: failed.collect::<Result<_>>()?,
         attempted: attempts.seen(now),
+        followed: attempts.followed,
     })
 }
 

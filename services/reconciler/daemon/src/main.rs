@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use dht_proto::record_types::{CHANNEL_HEAD, channel_key};
 use os_config::{Channel, Config};
+use os_content_id::Mcid;
 use reconciler_plan::{Action, Desired, describe, plan};
 use services_api::dht::DhtProxy;
 use services_api::report::OsReport;
@@ -92,6 +93,8 @@ struct Round {
     /// Why records were refused, as last logged.
     refused: Vec<String>,
     lookup_failed: bool,
+    /// Metadata that could not be followed, as last logged.
+    unfollowed: Option<Mcid>,
 }
 
 impl Round {
@@ -104,6 +107,7 @@ impl Round {
             interval: Duration::from_secs(60),
             refused: Vec::new(),
             lookup_failed: false,
+            unfollowed: None,
         }
     }
 
@@ -167,12 +171,28 @@ impl Round {
     }
 
     async fn apply(&mut self, action: Action) -> Result<()> {
-        let Action::Install { metadata, version, .. } = action else { return Ok(()) };
-        // Counted first: an attempt that ends without an answer is one too.
-        self.attempts.count(metadata, Instant::now());
-        let update = UpdateProxy::new(&self.update.get().await?).await?;
-        let asked = update.install(&metadata.to_bytes(), false).await;
-        asked.with_context(|| format!("`update` does not install {version}"))
+        match action {
+            Action::Install { metadata, version, .. } => {
+                // Counted first: an attempt that ends without an answer is one too.
+                self.attempts.count(metadata, Instant::now());
+                let update = UpdateProxy::new(&self.update.get().await?).await?;
+                let asked = update.install(&metadata.to_bytes(), false).await;
+                asked.with_context(|| format!("`update` does not install {version}"))
+            }
+            Action::Follow { metadata } => {
+                let update = UpdateProxy::new(&self.update.get().await?).await?;
+                match update.follow(&metadata.to_bytes()).await {
+                    Ok(()) => self.attempts.follow(metadata),
+                    Err(error) if self.unfollowed != Some(metadata) => {
+                        tracing::warn!("the signers' metadata ({metadata}) is not followed yet: {error}");
+                        self.unfollowed = Some(metadata);
+                    }
+                    Err(_) => {}
+                }
+                Ok(())
+            }
+            Action::Wait { .. } | Action::Nothing { .. } => Ok(()),
+        }
     }
 }
 

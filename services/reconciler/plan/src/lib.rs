@@ -46,6 +46,8 @@ pub struct Actual {
     pub failed: Vec<Failed>,
     /// What we have asked for ourselves since we started.
     pub attempted: Option<Attempted>,
+    /// The metadata bundle that was followed last since we started.
+    pub followed: Option<Mcid>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +74,7 @@ pub struct Attempted {
     pub ago: Duration,
 }
 
-/// What to do. A plan has one action today; running apps will add theirs.
+/// What to do. Running apps will add theirs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     Install {
@@ -80,6 +82,11 @@ pub enum Action {
         metadata: Mcid,
         version: Version,
         reason: String,
+    },
+    /// Believe what a metadata bundle says about its signers, with nothing to install: a lost key must not count for longer
+    /// than the channel has said so.
+    Follow {
+        metadata: Mcid,
     },
     /// There is or may be something to do, but not now.
     Wait {
@@ -94,7 +101,14 @@ pub enum Action {
 /// The decision. Never acts while a trial or an installation runs, never installs an older version, never tries a
 /// release again that failed here, and asks ever more rarely for one that cannot be installed.
 pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Action> {
-    vec![operating_system(desired, actual)]
+    let system = operating_system(desired, actual);
+    let follow = follow(desired, actual).filter(|_| matches!(system, Action::Nothing { .. }));
+    [system].into_iter().chain(follow).collect()
+}
+
+fn follow(desired: &Desired, actual: &Actual) -> Option<Action> {
+    let metadata = desired.release.as_ref()?.metadata;
+    (actual.followed != Some(metadata)).then_some(Action::Follow { metadata })
 }
 
 fn operating_system(desired: &Desired, actual: &Actual) -> Action {
@@ -156,6 +170,7 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Install { mcid, version, reason, .. } => write!(f, "install {version} ({mcid}): {reason}"),
+            Self::Follow { metadata } => write!(f, "follow its signers' metadata ({metadata})"),
             Self::Wait { why } => write!(f, "wait: {why}"),
             Self::Nothing { why } => write!(f, "nothing to do: {why}"),
         }
@@ -202,6 +217,7 @@ mod tests {
             installing: None,
             failed: Vec::new(),
             attempted: None,
+            followed: None,
         }
     }
 
@@ -232,6 +248,24 @@ mod tests {
                 "the wanted release runs",
                 wants("0.2.0"),
                 Actual { release: Some(mcid("0.2.0")), ..runs("0.2.0") },
+            ),
+            (
+                "the wanted release runs and its metadata is known",
+                wants("0.2.0"),
+                Actual {
+                    release: Some(mcid("0.2.0")),
+                    followed: Some(mcid("metadata of 0.2.0")),
+                    ..runs("0.2.0")
+                },
+            ),
+            (
+                "the wanted release runs and has been signed anew",
+                wants("0.2.0"),
+                Actual {
+                    release: Some(mcid("0.2.0")),
+                    followed: Some(mcid("earlier metadata of 0.2.0")),
+                    ..runs("0.2.0")
+                },
             ),
             ("another build of the running version", wants("0.2.0"), runs("0.2.0")),
             ("an older release", wants("0.1.0"), runs("0.2.0")),

@@ -67,7 +67,7 @@ pub fn decide(state: &str, identifier: &str, view: &View) -> Result<Decision, St
 }
 
 fn on_trial(view: &View) -> bool {
-    view.boot.trial && view.standing != Standing::Settled
+    view.boot.trial && !matches!(view.standing, Standing::Settled | Standing::Renewing)
 }
 
 fn running_entry<'a>(view: &'a View) -> Option<&'a Entry> {
