@@ -1,7 +1,11 @@
 //! The mesh's wire format and its decisions, without clock or sockets.
 
+mod frame;
 mod header;
 mod peer_book;
+pub mod pubsub;
+pub mod rpc;
 
+pub use frame::{FrameTooLarge, Frames};
 pub use header::{ALPN, HeaderError, MAX_HEADER, MAX_PROTOCOL, StreamHeader};
 pub use peer_book::{Dial, MAX_ADDRESSES, MAX_PEERS, Peer, PeerBook, Source};
