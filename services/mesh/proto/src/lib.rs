@@ -2,10 +2,14 @@
 
 mod frame;
 mod header;
+mod hello;
+mod limits;
 mod peer_book;
 pub mod pubsub;
 pub mod rpc;
 
 pub use frame::{FrameTooLarge, Frames};
-pub use header::{ALPN, HeaderError, MAX_HEADER, MAX_PROTOCOL, StreamHeader};
+pub use header::{ALPN, HeaderError, MAX_HEADER, MAX_PROTOCOL, MAX_RESOURCE, StreamHeader, is_resource};
+pub use hello::{Agreed, Hello, HelloError, MAX_HELLO, OLDEST_VERSION, VERSION};
+pub use limits::{Limiter, Rate, StreamLimiter};
 pub use peer_book::{Dial, MAX_ADDRESSES, MAX_PEERS, Peer, PeerBook, Source};
