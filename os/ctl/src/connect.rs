@@ -64,7 +64,7 @@ async fn dial(
     wait: Duration,
 ) -> Result<(Endpoint, Connection, NodeId)> {
     let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let endpoint = mesh_transport::endpoint(SocketAddr::new(any, 0), credentials, system_clock)?;
+    let endpoint = mesh_transport::endpoint(SocketAddr::new(any, 0), credentials, system_clock, None)?;
     match tokio::time::timeout(wait, mesh_transport::connect(&endpoint, address, None)).await {
         Ok(Ok((connection, node))) => Ok((endpoint, connection, node)),
         Ok(Err(e)) => Err(e.context(format!("cannot connect to {address}"))),

@@ -76,9 +76,13 @@ impl TestNode {
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
-                    let endpoint =
-                        mesh_transport::endpoint(address, &credentials(&key), mesh_transport::system_clock)
-                            .unwrap();
+                    let endpoint = mesh_transport::endpoint(
+                        address,
+                        &credentials(&key),
+                        mesh_transport::system_clock,
+                        None,
+                    )
+                    .unwrap();
                     bound.send(endpoint.local_addr().unwrap().to_string()).unwrap();
                     tokio::select! { _ = serve(&endpoint, owner, state) => (), _ = stopped => () }
                     endpoint.close(VarInt::from_u32(close_code::DONE), b"test over");

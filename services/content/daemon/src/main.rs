@@ -90,7 +90,7 @@ async fn take_streams(node: Arc<Node<MeshPeers>>, mut events: mpsc::Receiver<Mes
     let peer_gate = Gate::new(MAX_PEER_STREAMS);
     let owner_gate = Gate::new(MAX_OWNER_STREAMS);
     while let Some(event) = events.recv().await {
-        let MeshEvent::Stream(Incoming { peer, protocol, stream }) = event else { continue };
+        let MeshEvent::Stream(Incoming { peer, protocol, stream, .. }) = event else { continue };
         let node = node.clone();
         if protocol == peers::PROTOCOL {
             let pass = peer_gate.enter(peer);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use mesh_proto::{PeerBook, Source, StreamHeader};
+use mesh_proto::{Observed, PeerBook, Source, StreamHeader};
 use mesh_transport::close_code;
 use os_identity::NodeId;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
@@ -14,8 +14,10 @@ use services_api::report::PeerReport;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::admission::Admission;
 use crate::bus_api::Handlers;
-use crate::streams;
+use crate::topics::Topics;
+use crate::{hello, streams};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Between the starts of attempts at a peer's several addresses (RFC 8305 calls it the connection attempt delay).
@@ -29,6 +31,8 @@ const MAX_HANDSHAKES: usize = 64;
 pub struct Links {
     pub owner: Option<NodeId>,
     pub handlers: Handlers,
+    pub topics: Topics,
+    admission: Admission,
     endpoint: Endpoint,
     me: NodeId,
     state: Mutex<State>,
@@ -39,6 +43,7 @@ pub struct Links {
 
 struct State {
     book: PeerBook,
+    observed: Observed,
     connections: HashMap<NodeId, Vec<Link>>,
 }
 
@@ -53,9 +58,15 @@ impl Links {
         Arc::new(Self {
             owner,
             handlers: Handlers::default(),
+            topics: Topics::default(),
+            admission: Admission::default(),
             endpoint,
             me,
-            state: Mutex::new(State { book: PeerBook::new(me), connections: HashMap::new() }),
+            state: Mutex::new(State {
+                book: PeerBook::new(me),
+                observed: Observed::default(),
+                connections: HashMap::new(),
+            }),
             wake: Notify::new(),
             change: Notify::new(),
             started: Instant::now(),
@@ -76,6 +87,22 @@ impl Links {
         self.wake.notify_one();
     }
 
+    /// A peer sees this node at that address.
+    pub fn seen_at(&self, peer: NodeId, address: SocketAddr) {
+        let now = self.now();
+        self.state().observed.note(peer, address, now);
+    }
+
+    /// Where peers agree that this node is seen.
+    pub fn seen_addresses(&self) -> Vec<SocketAddr> {
+        self.state().observed.agreed()
+    }
+
+    /// Whether a peer may open one more stream now.
+    pub fn admits(&self, peer: &NodeId) -> bool {
+        self.admission.stream(peer, self.now())
+    }
+
     /// Without the owner, who is no node.
     pub fn connected_nodes(&self) -> Vec<NodeId> {
         self.state().connections.keys().copied().filter(|n| self.owner != Some(*n)).collect()
@@ -90,10 +117,20 @@ impl Links {
     pub async fn accept_peers(self: Arc<Self>) {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         while let Some(incoming) = self.endpoint.accept().await {
+            let from = incoming.remote_address();
+            if !self.admission.handshake(from, self.now()) {
+                tracing::debug!("refused {from} a connection: too many from there");
+                incoming.refuse();
+                continue;
+            }
+            if handshakes.available_permits() < MAX_HANDSHAKES / 2 && !incoming.remote_address_validated() {
+                // Whoever only claims to be at that address does not come back.
+                let _ = incoming.retry();
+                continue;
+            }
             let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
             let links = self.clone();
             tokio::spawn(async move {
-                let from = incoming.remote_address();
                 if let Err(e) = links.accept(incoming).await {
                     tracing::debug!("connection from {from} failed: {e:#}");
                 }
@@ -196,7 +233,10 @@ impl Links {
         }
         let links = self.clone();
         tokio::spawn(async move {
-            let why = streams::serve(&links, node, &connection).await;
+            let (why, ()) = tokio::join!(
+                streams::serve(&links, node, &connection),
+                hello::exchange(&links, node, &connection)
+            );
             links.remove(node, &connection, &why);
         });
     }
@@ -209,6 +249,7 @@ impl Links {
                 list.retain(|l| l.connection.stable_id() != connection.stable_id());
                 if list.is_empty() {
                     state.connections.remove(&node);
+                    state.observed.forget(&node);
                 }
             }
             state.book.disconnected(&node, why, now)
@@ -240,20 +281,23 @@ impl Links {
     }
 
     /// Opens a stream to a peer, connecting first where needed.
-    pub async fn open(self: &Arc<Self>, node: NodeId, protocol: &str) -> Result<(SendStream, RecvStream)> {
+    pub async fn open(
+        self: &Arc<Self>,
+        node: NodeId,
+        header: &StreamHeader,
+    ) -> Result<(SendStream, RecvStream)> {
         if node == self.me {
             bail!("{node} is this node itself");
         }
-        let header = StreamHeader::new(protocol);
         if let Some(connection) = self.live(&node) {
-            match mesh_transport::open(&connection, &header).await {
+            match mesh_transport::open(&connection, header).await {
                 Ok(stream) => return Ok(stream),
                 Err(e) => tracing::debug!("connection to {node} is no longer good: {e:#}"),
             }
         }
         let addresses = self.state().book.get(&node).map(|p| p.addresses.clone()).unwrap_or_default();
         let connection = self.dial(node, addresses).await?;
-        mesh_transport::open(&connection, &header).await
+        mesh_transport::open(&connection, header).await
     }
 
     fn live(&self, node: &NodeId) -> Option<Connection> {

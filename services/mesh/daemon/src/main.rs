@@ -3,11 +3,14 @@
 //! It holds this boot's session key, never the node key; it writes nothing to disk and sees no slot. Other services get
 //! streams to peers as passed file descriptors. What a crash loses is connections: peers and services make new ones.
 
+mod admission;
 mod bus_api;
+mod hello;
 mod lan;
 mod links;
 mod session;
 mod streams;
+mod topics;
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -27,7 +30,9 @@ async fn main() -> Result<()> {
     let listener = bus::listen("mesh")?;
     let session = session::Session::certified().await?;
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.mesh.port));
-    let endpoint = mesh_transport::endpoint(address, &session.credentials()?, clock::certain_unix)?;
+    let credentials = session.credentials()?;
+    let endpoint =
+        mesh_transport::endpoint(address, &credentials, clock::certain_unix, Some(session.reset_key()))?;
     tracing::info!("node {} listens on UDP {}", session.node(), endpoint.local_addr()?);
 
     let links = Links::new(session.node(), config.owner, endpoint.clone());

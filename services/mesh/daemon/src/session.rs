@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mesh_transport::{Credentials, client_config, server_config};
+use mesh_transport::{Credentials, ResetKey, client_config, server_config};
 use os_identity::{NodeId, NodeKey};
 use quinn::Endpoint;
 use rustls_pki_types::CertificateDer;
@@ -17,18 +17,22 @@ const RENEW: Duration = Duration::from_secs(24 * 3600);
 pub struct Session {
     node: NodeId,
     key: NodeKey,
+    reset_key: ResetKey,
     chain: Vec<CertificateDer<'static>>,
 }
 
 impl Session {
     pub async fn certified() -> Result<Self> {
         let key = NodeKey::generate().context("no random numbers for the session key")?;
-        let (node, chain) = certify(&key).await?;
-        Ok(Self { node, key, chain })
+        certify(key).await
     }
 
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    pub fn reset_key(&self) -> &ResetKey {
+        &self.reset_key
     }
 
     pub fn credentials(&self) -> Result<Credentials> {
@@ -55,9 +59,11 @@ impl Session {
     }
 }
 
-async fn certify(key: &NodeKey) -> Result<(NodeId, Vec<CertificateDer<'static>>)> {
+async fn certify(key: NodeKey) -> Result<Session> {
     let identity = IdentityProxy::new(&bus::connect_patiently("identity").await).await?;
     let node = NodeId::try_from(identity.node_id().await?.as_slice())?;
     let (leaf, ca) = identity.certify_session(key.node_id().as_bytes()).await?;
-    Ok((node, vec![leaf.into(), ca.into()]))
+    let reset_key = identity.reset_key().await?;
+    let reset_key = reset_key.try_into().ok().context("identity's reset key is not 32 bytes long")?;
+    Ok(Session { node, key, reset_key, chain: vec![leaf.into(), ca.into()] })
 }

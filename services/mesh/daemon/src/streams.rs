@@ -1,10 +1,12 @@
-//! Streams: from a peer to the service that handles it, and from a service to a peer.
+//! Streams: from a peer to whoever handles them, and from a service to a peer or to this node's own services.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use mesh_proto::rpc::{self, CallError, Code};
+use mesh_proto::{StreamHeader, pubsub};
 use mesh_transport::close_code;
 use os_identity::NodeId;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -44,6 +46,10 @@ async fn dispatch(
     mut send: SendStream,
     mut recv: RecvStream,
 ) -> Result<()> {
+    if !links.admits(&peer) {
+        refuse(&mut send, &mut recv, close_code::TOO_MUCH);
+        anyhow::bail!("more streams than its share");
+    }
     let header = match mesh_transport::read_header(&mut recv).await {
         Ok(header) => header,
         Err(e) => {
@@ -59,27 +65,89 @@ async fn dispatch(
             control::serve_one(here, |call, stream| answer(links.clone(), call, stream)).await
         }
         word => {
-            let Some(handler) = links.handlers.find(word, links.owner == Some(peer)) else {
-                tracing::info!("refused {peer} a stream: `{word}` is not served to it");
-                refuse(&mut send, &mut recv, close_code::REFUSED);
-                return Ok(());
-            };
             let (here, there) = socket_pair()?;
-            let taken = handler.accept(peer.as_bytes(), word, there.into());
-            match tokio::time::timeout(HANDOVER, taken).await {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => {
-                    refuse(&mut send, &mut recv, close_code::BUSY);
-                    return Err(e).with_context(|| format!("service of `{word}` did not take the stream"));
-                }
-                Err(_) => {
-                    refuse(&mut send, &mut recv, close_code::GONE);
-                    anyhow::bail!("service of `{word}` did not answer");
+            match hand_over(links, peer, &header, there).await {
+                Ok(()) => pump(send, recv, here).await,
+                Err(refusal) => {
+                    tracing::info!("refused {peer} a stream of `{word}`: {}", refusal.text);
+                    tell_refusal(word, &refusal, send, recv).await;
                 }
             }
-            pump(send, recv, here).await;
             Ok(())
         }
+    }
+}
+
+/// A stream to one of this node's own services.
+pub async fn open_here(links: &Arc<Links>, header: &StreamHeader) -> Result<OwnedFd> {
+    let (here, there) = std::os::unix::net::UnixStream::pair()?;
+    hand_over(links, links.me(), header, there.into()).await?;
+    Ok(here.into())
+}
+
+/// Gives a stream of `peer` to whoever serves it.
+async fn hand_over(
+    links: &Arc<Links>,
+    peer: NodeId,
+    header: &StreamHeader,
+    stream: OwnedFd,
+) -> Result<(), CallError> {
+    let (protocol, resource) = (header.protocol.as_str(), header.resource.as_deref().unwrap_or(""));
+    let is_owner = links.owner == Some(peer);
+    if protocol == pubsub::PROTOCOL {
+        return publish(links, peer, resource, is_owner, stream);
+    }
+    let handler = links.handlers.find(protocol, resource, is_owner)?;
+    let deadline_ms = header.deadline_ms.unwrap_or(0);
+    let taken = handler.accept(peer.as_bytes(), protocol, resource, deadline_ms, stream.into());
+    match tokio::time::timeout(HANDOVER, taken).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(e)) => Err(CallError::new(Code::BUSY, format!("the service did not take it: {e}"))),
+        Err(_) => Err(CallError::new(Code::UNAVAILABLE, "the service does not answer")),
+    }
+}
+
+/// Sends a topic's events to a subscriber for as long as it wants them.
+fn publish(
+    links: &Arc<Links>,
+    peer: NodeId,
+    topic: &str,
+    is_owner: bool,
+    stream: OwnedFd,
+) -> Result<(), CallError> {
+    let reading = links.topics.read(topic, is_owner)?;
+    let failed = |e: std::io::Error| CallError::new(Code::INTERNAL, e.to_string());
+    let stream = std::os::unix::net::UnixStream::from(stream);
+    stream.set_nonblocking(true).map_err(failed)?;
+    let (reader, writer) = UnixStream::from_std(stream).map_err(failed)?.into_split();
+    let topic = topic.to_owned();
+    tokio::spawn(async move {
+        let ended = mesh_stream::publish_to(reader, writer, reading.log, reading.published).await;
+        if let Err(e) = ended {
+            tracing::debug!("subscription of {peer} to `{topic}` ended: {e}");
+        }
+    });
+    Ok(())
+}
+
+/// In the protocol's own words where it has some, otherwise by a code.
+async fn tell_refusal(protocol: &str, refusal: &CallError, mut send: SendStream, mut recv: RecvStream) {
+    let frame = match protocol {
+        rpc::PROTOCOL => rpc::error_frame(refusal),
+        pubsub::PROTOCOL => pubsub::refusal_frame(refusal),
+        _ => {
+            let code = match refusal.code {
+                Code::BUSY => close_code::BUSY,
+                Code::UNAVAILABLE => close_code::GONE,
+                _ => close_code::REFUSED,
+            };
+            return refuse(&mut send, &mut recv, code);
+        }
+    };
+    // A peer that has gone does not miss its refusal.
+    let _ = recv.stop(VarInt::from_u32(close_code::REFUSED));
+    if send.write_all(&frame).await.is_ok() {
+        let _ = send.finish();
     }
 }
 
@@ -114,7 +182,7 @@ pub async fn ping(links: &Arc<Links>, peer: NodeId) -> Result<Duration> {
     let mut challenge = [0; PING_LEN];
     getrandom::fill(&mut challenge).map_err(std::io::Error::from)?;
     let start = std::time::Instant::now();
-    let (mut send, mut recv) = links.open(peer, PING).await?;
+    let (mut send, mut recv) = links.open(peer, &StreamHeader::new(PING)).await?;
     send.write_all(&challenge).await?;
     send.finish()?;
     let mut answer = [0; PING_LEN];

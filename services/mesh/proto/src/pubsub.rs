@@ -10,6 +10,7 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 
 use crate::frame::{Frames, framed};
+use crate::rpc::{CallError, Code};
 
 pub const PROTOCOL: &str = "pubsub/1";
 /// Largest event, in bytes.
@@ -41,6 +42,9 @@ enum Message<'a> {
     /// Publisher: the next event is this one; those between are gone.
     #[n(3)]
     Skip(#[n(0)] u64),
+    /// Publisher, once and alone: there is no such topic, or not for this subscriber. The codes are those of calls.
+    #[n(4)]
+    Refused(#[n(0)] u16, #[b(1)] &'a str),
 }
 
 impl Message<'_> {
@@ -55,6 +59,8 @@ pub enum TopicError {
     TooLarge(usize),
     #[error("the peer broke the protocol: {0}")]
     Protocol(String),
+    #[error("not subscribed: {0}")]
+    Refused(CallError),
 }
 
 /// Bounds of a log; whichever is reached first.
@@ -215,6 +221,9 @@ impl Subscriber {
                     let before = self.place.replace(place);
                     start(before, place)?
                 }
+                (Message::Refused(code, text), false) => {
+                    return Err(TopicError::Refused(CallError::new(Code(code), text)));
+                }
                 (Message::Event(seq, payload), true) => {
                     let payload = payload.to_vec();
                     self.advance(seq, 1)?;
@@ -240,6 +249,11 @@ impl Subscriber {
         place.seq = seq;
         Ok(step)
     }
+}
+
+/// What a subscriber is sent instead of events.
+pub fn refusal_frame(refusal: &CallError) -> Vec<u8> {
+    Message::Refused(refusal.code.0, &refusal.text).frame()
 }
 
 fn start(before: Option<Place>, place: Place) -> Result<Option<Heard>, TopicError> {

@@ -2,7 +2,8 @@
 
 mod support;
 
-use mesh_proto::pubsub::{Feed, Heard, Keep, Log, MAX_EVENT, Subscriber, TopicError};
+use mesh_proto::pubsub::{Feed, Heard, Keep, Log, MAX_EVENT, Subscriber, TopicError, refusal_frame};
+use mesh_proto::rpc::{CallError, Code};
 use rand::rngs::ChaCha12Rng;
 use rand::{RngExt, SeedableRng};
 use support::{Arrival, End, Pair};
@@ -236,4 +237,13 @@ fn lies_are_refused() {
     assert!(feed.next(&log).is_none(), "nothing before the subscription");
     let twice = [Subscriber::default().connected(), Subscriber::default().connected()].concat();
     assert!(feed.received(&twice, &log).is_err());
+}
+
+#[test]
+fn a_refusal_says_why() {
+    let refusal = CallError::new(Code::FORBIDDEN, "not for you");
+    let mut subscriber = Subscriber::default();
+    subscriber.connected();
+    subscriber.received(&refusal_frame(&refusal));
+    assert_eq!(subscriber.poll(), Err(TopicError::Refused(refusal)));
 }

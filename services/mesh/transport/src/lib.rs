@@ -15,6 +15,8 @@ use quinn::{
     Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt,
 };
 
+use quinn_proto::HashedConnectionIdGenerator;
+
 pub use tls::{Certain, Credentials, client_config, server_config, system_clock};
 
 /// Why a connection or stream was closed, as QUIC application error codes.
@@ -26,6 +28,10 @@ pub mod close_code {
     pub const BAD_HEADER: u32 = 3;
     /// The service behind the stream went away.
     pub const GONE: u32 = 4;
+    /// The two ends have no version of the protocol in common.
+    pub const VERSION: u32 = 5;
+    /// The peer asks for more than its share.
+    pub const TOO_MUCH: u32 = 6;
 }
 
 const IDLE: Duration = Duration::from_secs(30);
@@ -39,7 +45,8 @@ pub fn transport_config() -> Arc<TransportConfig> {
     t.max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
     t.keep_alive_interval(Some(KEEP_ALIVE));
     t.max_concurrent_bidi_streams(VarInt::from_u32(256));
-    t.max_concurrent_uni_streams(VarInt::from_u32(0));
+    // One for hello, and one that takes its place.
+    t.max_concurrent_uni_streams(VarInt::from_u32(2));
     t.stream_receive_window(VarInt::from_u32(4 << 20));
     t.receive_window(VarInt::from_u32(16 << 20));
     t.send_window(16 << 20);
@@ -47,14 +54,33 @@ pub fn transport_config() -> Arc<TransportConfig> {
     Arc::new(t)
 }
 
+/// A secret that stays the same over restarts: with it an endpoint tells peers at once that it has forgotten their connections
+/// (RFC 9000, section 10.3), instead of leaving them to wait for [`IDLE`].
+pub type ResetKey = [u8; 32];
+
 /// An endpoint on `address`. `credentials` serve both directions; `certain` is what peers' certificates are judged by.
-pub fn endpoint(address: SocketAddr, credentials: &Credentials, certain: Certain) -> Result<Endpoint> {
+pub fn endpoint(
+    address: SocketAddr,
+    credentials: &Credentials,
+    certain: Certain,
+    reset_key: Option<&ResetKey>,
+) -> Result<Endpoint> {
     let socket = bind(address).with_context(|| format!("cannot bind UDP {address}"))?;
     let server = server_config(credentials, certain)?;
     let runtime = Arc::new(quinn::TokioRuntime);
-    let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
+    let config = reset_key.map_or_else(EndpointConfig::default, remembering);
+    let mut endpoint = Endpoint::new(config, Some(server), socket, runtime)?;
     endpoint.set_default_client_config(client_config(credentials, certain)?);
     Ok(endpoint)
+}
+
+fn remembering(key: &ResetKey) -> EndpointConfig {
+    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key)));
+    // The ids of connections from before a restart must look like this endpoint's own, or their packets are just dropped.
+    let ids = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key), b"connection ids");
+    let ids = u64::from_le_bytes(ids.as_ref().first_chunk().copied().unwrap_or_default());
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    config
 }
 
 /// IPv6 sockets are dual stack, so that `[::]` means every address.
