@@ -143,6 +143,12 @@ pub enum Verb {
     /// The node's view of the distributed hash table
     #[command(subcommand)]
     Dht(Dht),
+    /// Call procedures that the node's services and apps serve
+    #[command(subcommand, after_help = RPC_EXAMPLES)]
+    Rpc(Rpc),
+    /// Listen to topics that the node's services and apps publish
+    #[command(subcommand)]
+    Pubsub(Pubsub),
     /// Let RAUC's clients on this machine work with the node
     #[command(after_help = RAUC_EXAMPLES)]
     RaucBus {
@@ -206,6 +212,48 @@ pub enum Units {
     /// Try what a process in this unit's sandbox can do
     Probe { name: String },
 }
+
+#[derive(Debug, Subcommand)]
+pub enum Rpc {
+    /// Send one message, or one per line, and print what comes back
+    Call {
+        /// Such as home/light/on_v1
+        procedure: String,
+        /// The message. Without it and --file: an empty one
+        #[arg(long, value_name = "TEXT", conflicts_with = "file")]
+        data: Option<String>,
+        /// The message out of a file; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Each line is a message, for procedures that take many
+        #[arg(long)]
+        lines: bool,
+        /// Take any number of answers, for procedures that give many
+        #[arg(long)]
+        many: bool,
+        /// How long the whole call may take
+        #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        wait: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Pubsub {
+    /// Print each event as it comes, also after the node was away; Ctrl-C ends
+    Listen {
+        /// Such as home/weather
+        topic: String,
+        /// End after so many
+        #[arg(short = 'n', long, value_name = "N")]
+        count: Option<u64>,
+    },
+}
+
+const RPC_EXAMPLES: &str = "\
+Examples:
+  maculactl rpc call home/light/on_v1 --data kitchen
+  maculactl rpc call home/camera/shot_v1 > shot.jpeg
+  tail -f log | maculactl rpc call home/log/append_v1 --lines --file - --wait 3600";
 
 const UPDATE_EXAMPLES: &str = "\
 Examples:

@@ -96,9 +96,13 @@ impl Remote {
     }
 
     pub async fn open(&self, protocol: &str) -> Result<(SendStream, RecvStream)> {
-        match mesh_transport::open(&self.connection, &StreamHeader::new(protocol)).await {
+        self.open_with(&StreamHeader::new(protocol)).await
+    }
+
+    pub async fn open_with(&self, header: &StreamHeader) -> Result<(SendStream, RecvStream)> {
+        match mesh_transport::open(&self.connection, header).await {
             Ok(stream) => Ok(stream),
-            Err(e) => Err(self.explain(protocol, e).await),
+            Err(e) => Err(self.explain(&header.protocol, e).await),
         }
     }
 

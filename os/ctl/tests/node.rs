@@ -278,3 +278,32 @@ fn the_keys_ceremony_needs_no_network() {
     assert!(owner.json("", "release sign --key b")["missing"].is_null());
     assert!(owner.error("", "release withdraw 0.2.0").contains("holds no release 0.2.0"));
 }
+
+#[test]
+fn procedures_are_called_and_their_answers_printed() {
+    let owner = Owner::new();
+    let node = TestNode::start(31, &owner.id);
+    let at = node.address.as_str();
+    assert_eq!(owner.ok(at, "rpc call test/upper_v1 --data light"), "LIGHT");
+    assert_eq!(
+        owner.ok(at, "rpc call test/words_v1 --many --data a_b --json"),
+        "{\"text\":\"a\"}\n{\"text\":\"b\"}\n"
+    );
+    std::fs::write(owner.path("lines"), "one\ntwo\n").unwrap();
+    let both = owner.ok(at, "rpc call test/echo_v1 --lines --many --file lines --json");
+    assert_eq!(both, "{\"text\":\"ONE\"}\n{\"text\":\"TWO\"}\n");
+    let error = owner.error(at, "rpc call test/nothing_v1");
+    assert!(error.contains("nobody serves `test/nothing_v1` here"), "{error}");
+    let error = owner.error(at, "rpc call test/words_v1 --data a_b");
+    assert!(error.contains("more messages than this procedure takes"), "{error}");
+}
+
+#[test]
+fn a_topic_is_listened_to_across_broken_connections() {
+    let owner = Owner::new();
+    let node = TestNode::start(32, &owner.id);
+    let heard = owner.ok(&node.address, "pubsub listen test/weather -n 4");
+    assert_eq!(heard, "event 1\nevent 2\nbetween two connections\nevent 4\n");
+    let error = owner.error(&node.address, "pubsub listen test/secrets");
+    assert!(error.contains("not for you"), "{error}");
+}

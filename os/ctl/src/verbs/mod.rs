@@ -7,6 +7,7 @@ mod console;
 mod content;
 mod dht;
 mod identity;
+mod mesh;
 mod network;
 mod publish;
 mod rauc;
@@ -61,6 +62,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Poweroff { reason } => update::poweroff(s, &reason).await,
         Verb::Content(verb) => content::content(s, verb).await,
         Verb::Dht(verb) => dht::dht(s, verb).await,
+        Verb::Rpc(verb) => mesh::rpc(s, verb).await,
+        Verb::Pubsub(verb) => mesh::pubsub(s, verb).await,
         Verb::Audit(verb) => audit::audit(s, verb).await,
         Verb::Config(verb) => config::config(s, verb).await,
         Verb::Reset { yes, encryption } => config::reset(s, yes, encryption).await,
