@@ -2,7 +2,7 @@
 //!
 //! Existing clients take a node for one of their stations: they register with their key, call procedures of the station and of
 //! each other, publish and subscribe, and put records and content. Nothing here reads a clock, opens a socket
-//! or spawns.
+//! or spawns: [`Station`] takes frames and the time and says what to send and what to ask of the node's own DHT and content.
 //!
 //! On the wire: QUIC, TLS 1.3, ALPN `macula`. The station's certificate is self-signed over the key that signs its frames (a
 //! client may pin it), and it asks for none: frames carry their signers' identities. Idle connections end after
@@ -19,6 +19,7 @@ mod frame;
 pub mod manifest;
 mod record;
 mod signing;
+mod station;
 
 pub use cbor::{CborError, MAX_DEPTH, MAX_ITEMS, Value, decode};
 pub use error_code::ErrorCode;
@@ -29,6 +30,7 @@ pub use record::{
     station_endpoint_key,
 };
 pub use signing::{puzzle_evidence, puzzle_solved, sign_message, verify_message};
+pub use station::*;
 
 /// The protocol's ALPN word.
 pub const ALPN: &[u8] = b"macula";

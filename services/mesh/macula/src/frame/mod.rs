@@ -198,6 +198,11 @@ impl Received {
         verify_raw(node, &signing::frame_bytes(&signing::unsigned(&self.raw)), &signature)
     }
 
+    /// Bytes of the frame, without its length.
+    pub(crate) fn len(&self) -> usize {
+        self.raw.len()
+    }
+
     /// The bytes as they came, with their length in front, to be passed on.
     pub fn framed(&self) -> Vec<u8> {
         framed(&self.raw)
