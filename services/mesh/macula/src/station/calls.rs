@@ -73,7 +73,7 @@ impl Station {
             Some(p) if p.serving < serving_max => p.serving += 1,
             _ => return Err((ErrorCode::UpstreamCongestion, "the provider has too many calls".into())),
         }
-        self.count_calls(passed.caller, 1);
+        self.count_calls(passed.caller, passed.stream, 1);
         self.set_timer(passed.deadline_ms, Timer::Call(provider, call_id));
         self.calls.insert((provider, call_id), passed);
         Ok(())
@@ -111,7 +111,10 @@ impl Station {
             return;
         }
         match self.take_call(conn, call_id) {
-            Some(passed) => self.send(passed.caller, passed.stream, received.framed().into(), now),
+            Some(passed) => {
+                self.send(passed.caller, passed.stream, received.framed().into(), now);
+                self.release(passed.caller, passed.stream);
+            }
             None => self.counters.answers_late += 1,
         }
     }
@@ -138,23 +141,18 @@ impl Station {
         if let Some(passed) = self.take_call(provider, call_id) {
             let code = ErrorCode::TemporaryRelayFailure;
             self.reply_error(passed.caller, passed.stream, call_id, code, why, now);
+            self.release(passed.caller, passed.stream);
         }
     }
 
     fn take_call(&mut self, provider: ConnId, call_id: CallId) -> Option<Passed> {
         let passed = self.calls.remove(&(provider, call_id))?;
         self.clear_timer(passed.deadline_ms, Timer::Call(provider, call_id));
-        self.count_calls(passed.caller, -1);
+        self.count_calls(passed.caller, passed.stream, -1);
         if let Some(p) = self.conns.get_mut(&provider) {
             p.serving = p.serving.saturating_sub(1);
         }
         Some(passed)
-    }
-
-    pub(super) fn count_calls(&mut self, conn: ConnId, change: isize) {
-        if let Some(c) = self.conns.get_mut(&conn) {
-            c.calls = c.calls.saturating_add_signed(change);
-        }
     }
 
     pub(super) fn reply_error(

@@ -36,7 +36,7 @@ pub(super) struct Conn {
     /// CALLs it is to answer.
     pub serving: usize,
     pub sessions: usize,
-    pub streams: BTreeSet<u64>,
+    pub streams: BTreeMap<u64, Theirs>,
     pub last_stream: u64,
     /// Bytes handed out and not yet written.
     pub unsent: BTreeMap<Stream, usize>,
@@ -45,6 +45,27 @@ pub(super) struct Conn {
     pub events: VecDeque<Arc<[u8]>>,
     pub event_bytes: usize,
     deadline_ms: u64,
+}
+
+/// What a stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// CALLs, any number.
+    Calls,
+    /// One streaming call.
+    Session,
+}
+
+/// A stream that the client opened, besides the control stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Theirs {
+    pub purpose: Option<Purpose>,
+    /// CALLs whose answers are to go there.
+    pub calls: usize,
+    /// It brings nothing more.
+    pub closed: bool,
+    /// We have ended our direction.
+    pub finished: bool,
 }
 
 impl Conn {
@@ -58,7 +79,7 @@ impl Conn {
             calls: 0,
             serving: 0,
             sessions: 0,
-            streams: BTreeSet::new(),
+            streams: BTreeMap::new(),
             last_stream: 0,
             unsent: BTreeMap::new(),
             unsent_bytes: 0,
@@ -85,7 +106,7 @@ impl Station {
     /// The client opened another stream than its first one.
     pub fn stream_opened(&mut self, conn: ConnId, stream: u64, now: Now) {
         let Some(c) = self.conns.get_mut(&conn) else { return };
-        c.streams.insert(stream);
+        c.streams.insert(stream, Theirs::default());
         if c.streams.len() > STREAMS_MAX {
             self.expel(conn, "limit_exceeded", &format!("more than {STREAMS_MAX} streams"), now);
         }
@@ -97,8 +118,54 @@ impl Station {
             return;
         }
         self.session_closed(conn, stream, now);
-        if let (Some(c), Stream::Theirs(n)) = (self.conns.get_mut(&conn), stream) {
+        if let Some(theirs) = self.theirs(conn, stream) {
+            theirs.closed = true;
+            self.release(conn, stream);
+        }
+    }
+
+    /// Is this stream the client's, for this purpose, and can we still answer on it? Its first frame decides what it is for.
+    pub(super) fn takes(&mut self, conn: ConnId, stream: Stream, purpose: Purpose) -> bool {
+        let Some(theirs) = self.theirs(conn, stream).filter(|theirs| !theirs.finished) else { return false };
+        let first = theirs.purpose.is_none();
+        *theirs.purpose.get_or_insert(purpose) == purpose && (first || purpose == Purpose::Calls)
+    }
+
+    fn theirs(&mut self, conn: ConnId, stream: Stream) -> Option<&mut Theirs> {
+        let Stream::Theirs(n) = stream else { return None };
+        self.conns.get_mut(&conn)?.streams.get_mut(&n)
+    }
+
+    /// A stream that the client has closed is closed by us, too, once nothing more is to go there: only then may it
+    /// open another one instead.
+    pub(super) fn release(&mut self, conn: ConnId, stream: Stream) {
+        let joined = self.session_of.contains_key(&(conn, stream));
+        let Some(theirs) = self.theirs(conn, stream).filter(|t| t.closed && t.calls == 0 && !joined) else {
+            return;
+        };
+        if !std::mem::replace(&mut theirs.finished, true) {
+            self.out.push_back(Output::Finish { conn, stream });
+        }
+        if let (Stream::Theirs(n), Some(c)) = (stream, self.conns.get_mut(&conn)) {
             c.streams.remove(&n);
+        }
+    }
+
+    /// Ends our direction of a stream, once.
+    pub(super) fn finish(&mut self, conn: ConnId, stream: Stream) {
+        let ended = self.theirs(conn, stream).is_some_and(|t| std::mem::replace(&mut t.finished, true));
+        if !ended && self.conns.contains_key(&conn) {
+            self.out.push_back(Output::Finish { conn, stream });
+        }
+    }
+
+    /// A CALL begins or ends to wait for its answer.
+    pub(super) fn count_calls(&mut self, conn: ConnId, stream: Stream, change: isize) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.calls = c.calls.saturating_add_signed(change);
+        }
+        if let Some(theirs) = self.theirs(conn, stream) {
+            theirs.calls = theirs.calls.saturating_add_signed(change);
         }
     }
 

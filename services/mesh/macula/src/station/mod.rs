@@ -39,7 +39,7 @@ pub use config::{Config, Puzzle};
 pub use system::{Answer, SYSTEM_PROCEDURES, SYSTEM_REALM, Work};
 
 use crate::frame::{CallId, Frame, MAX_FIRST_FRAME, MAX_FRAME, Received};
-use connection::{Conn, Phase};
+use connection::{Conn, Phase, Purpose};
 
 /// The caller's name for a connection; not used again for another one.
 pub type ConnId = u64;
@@ -78,7 +78,7 @@ pub enum Output {
         conn: ConnId,
         stream: Stream,
     },
-    /// End the stream's sending direction once all is written.
+    /// End the stream's sending direction once all is written. What comes on it is still to be handed in.
     Finish {
         conn: ConnId,
         stream: Stream,
@@ -290,8 +290,12 @@ impl Station {
 
     fn stream_frame(&mut self, conn: ConnId, stream: Stream, node: NodeId, received: Received, now: Now) {
         match &received.frame {
-            Frame::Call(_) => self.call(conn, stream, node, received, now),
-            Frame::StreamOpen(_) => self.stream_open(conn, stream, node, &received, now),
+            Frame::Call(_) if self.takes(conn, stream, Purpose::Calls) => {
+                self.call(conn, stream, node, received, now);
+            }
+            Frame::StreamOpen(_) if self.takes(conn, stream, Purpose::Session) => {
+                self.stream_open(conn, stream, node, &received, now);
+            }
             Frame::StreamData(_) | Frame::StreamEnd(_) | Frame::StreamError(_) | Frame::StreamReply(_) => {
                 self.session_frame(conn, stream, node, &received, now);
             }

@@ -58,12 +58,9 @@ impl Station {
         now: Now,
     ) {
         let Frame::StreamOpen(open) = &received.frame else { return };
-        if !matches!(stream, Stream::Theirs(_)) || self.session_of.contains_key(&(conn, stream)) {
-            return self.expel(conn, "malformed_frame", "STREAM_OPEN must be first on its stream", now);
-        }
         if let Err((code, why)) = self.join(conn, stream, &node, open, received, now) {
             self.stream_error((conn, stream), open.stream_id, code, &why, now);
-            self.out.push_back(Output::Finish { conn, stream });
+            self.finish(conn, stream);
         }
     }
 
@@ -188,7 +185,8 @@ impl Station {
         }
         let far = &mut session.sides[1 - from];
         far.finished = true;
-        self.out.push_back(Output::Finish { conn: far.conn, stream: far.stream });
+        let (conn, stream) = (far.conn, far.stream);
+        self.finish(conn, stream);
     }
 
     pub(super) fn session_over(&mut self, id: u64, now: Now) {
@@ -242,7 +240,7 @@ impl Station {
                 self.out.push_back(Output::Resume { conn, stream });
             }
             if !side.finished {
-                self.out.push_back(Output::Finish { conn, stream });
+                self.finish(conn, stream);
             }
         }
     }

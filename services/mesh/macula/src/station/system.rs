@@ -117,7 +117,7 @@ impl Station {
 
     fn ask(&mut self, asked: Asked, work: Work) {
         let token = self.new_token();
-        self.count_calls(asked.conn, 1);
+        self.count_calls(asked.conn, asked.stream, 1);
         self.set_timer(asked.deadline_ms, Timer::Work(token));
         self.works.insert(token, asked);
         self.out.push_back(Output::Work { token, work });
@@ -135,12 +135,14 @@ impl Station {
                 self.reply_error(asked.conn, asked.stream, asked.call_id, code, &why, now);
             }
         }
+        self.release(asked.conn, asked.stream);
     }
 
     pub(super) fn work_over(&mut self, token: Token, now: Now) {
         if let Some(asked) = self.take_work(token) {
             let (code, why) = (ErrorCode::TemporaryRelayFailure, "no answer before the deadline");
             self.reply_error(asked.conn, asked.stream, asked.call_id, code, why, now);
+            self.release(asked.conn, asked.stream);
         }
     }
 
@@ -155,7 +157,7 @@ impl Station {
     fn take_work(&mut self, token: Token) -> Option<Asked> {
         let asked = self.works.remove(&token)?;
         self.clear_timer(asked.deadline_ms, Timer::Work(token));
-        self.count_calls(asked.conn, -1);
+        self.count_calls(asked.conn, asked.stream, -1);
         Some(asked)
     }
 

@@ -257,3 +257,22 @@ fn procedures_are_advertised_by_who_may_and_in_its_own_name() {
     let counters = world.station.counters();
     assert_eq!((counters.frames_refused, counters.frames_forged), (1, 1));
 }
+
+#[test]
+fn a_stream_that_the_client_has_closed_ends_after_the_last_answer() {
+    let mut world = World::new();
+    let (provider, caller) = (world.join(1), world.join(2));
+    serve(&mut world, provider, "a.b");
+    let (silent, asking) = (world.open(caller, 5), world.open(caller, 6));
+    world.close_stream(caller, silent);
+    assert_eq!(world.clients[caller].finished, [silent]);
+    for n in 1..3 {
+        world.send_on(caller, asking, call(&world, caller, "a.b", n));
+    }
+    world.close_stream(caller, asking);
+    world.send(provider, result(&world, provider, 1));
+    assert_eq!(world.clients[caller].finished, [silent]);
+    world.advance(10_000);
+    assert_eq!(world.take_on(caller).len(), 2);
+    assert_eq!(world.clients[caller].finished, [silent, asking]);
+}

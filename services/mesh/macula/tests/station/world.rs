@@ -211,7 +211,11 @@ impl World {
         match output {
             Output::Send { conn, stream, bytes } => self.deliver(conn as Who, stream, &bytes),
             Output::OpenStream { conn, stream } => self.clients[conn as Who].opened.push(stream),
-            Output::Finish { conn, stream } => self.clients[conn as Who].finished.push(stream),
+            Output::Finish { conn, stream } => {
+                let finished = &mut self.clients[conn as Who].finished;
+                assert!(!finished.contains(&stream), "finished twice");
+                finished.push(stream);
+            }
             Output::Pause { conn, stream } => {
                 assert!(self.clients[conn as Who].paused.insert(stream), "paused twice");
             }
@@ -228,6 +232,7 @@ impl World {
 
     fn deliver(&mut self, who: Who, stream: Stream, bytes: &[u8]) {
         assert_eq!(self.clients[who].closed, None, "nothing is sent after the end");
+        assert!(!self.clients[who].finished.contains(&stream), "nothing is sent after the end");
         let len = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
         assert_eq!(len, bytes.len() - 4);
         let received = Received::decode(&bytes[4..]).unwrap();
