@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 use crate::calls::{a_call, result, serve};
 use crate::world::*;
 
-const STEPS: usize = 800;
+const STEPS: usize = 1200;
 const KEYS: u8 = 6;
 
 struct Chance {
