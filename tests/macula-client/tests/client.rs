@@ -132,8 +132,8 @@ async fn content_of_the_node_is_fetched_by_a_client() {
 async fn a_client_may_put_more_often_than_it_may_have_streams() {
     let station = TestStation::start();
     let (mut session, identity) = join(&station).await;
-    for n in 0..250u32 {
-        let put = content::put(&mut session, &n.to_be_bytes(), "n", &identity);
+    for n in (0..250u32).map(u32::to_be_bytes) {
+        let put = content::put(&mut session, &n, "n", &identity);
         tokio::time::timeout(WAIT, put).await.expect("a stream is free").unwrap();
     }
 }

@@ -11,7 +11,7 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::Backing;
-use crate::streams::{LAST_WORDS, Line, ROOM_KIB, Write};
+use crate::streams::{LAST_WORDS, Line, ROOM, Write};
 
 const EVENTS_WAITING: usize = 1024;
 /// Connections whose QUIC handshake is under way, or that the station has.
@@ -43,7 +43,7 @@ impl Clock {
 pub(crate) enum Event {
     Connected { line: Line },
     Opened { conn: ConnId, stream: Stream, send: SendStream, recv: RecvStream },
-    Frame { conn: ConnId, stream: Stream, bytes: Vec<u8>, room: Option<OwnedSemaphorePermit> },
+    Frame { conn: ConnId, stream: Stream, bytes: Vec<u8>, room: OwnedSemaphorePermit },
     Broken { conn: ConnId, why: String },
     StreamClosed { conn: ConnId, stream: Stream },
     Written { conn: ConnId, stream: Stream, bytes: usize },
@@ -243,7 +243,6 @@ impl Ends {
 }
 
 async fn accept(endpoint: Endpoint, events: mpsc::Sender<Event>) {
-    let room = Arc::new(Semaphore::new(ROOM_KIB));
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut conn = 0;
     while let Some(incoming) = endpoint.accept().await {
@@ -252,18 +251,18 @@ async fn accept(endpoint: Endpoint, events: mpsc::Sender<Event>) {
             continue;
         };
         conn += 1;
-        let (events, room) = (events.clone(), room.clone());
+        let events = events.clone();
         tokio::spawn(async move {
-            attend(incoming, conn, events, room).await;
+            attend(incoming, conn, events).await;
             drop(place);
         });
     }
 }
 
 /// One connection, from its handshake to its end.
-async fn attend(incoming: Incoming, conn: ConnId, events: mpsc::Sender<Event>, room: Arc<Semaphore>) {
+async fn attend(incoming: Incoming, conn: ConnId, events: mpsc::Sender<Event>) {
     let Ok(connection) = incoming.await else { return };
-    let frame_max = Arc::new(AtomicUsize::new(MAX_FIRST_FRAME));
+    let (room, frame_max) = (Arc::new(Semaphore::new(ROOM)), Arc::new(AtomicUsize::new(MAX_FIRST_FRAME)));
     let line = Line { conn, connection: connection.clone(), events: events.clone(), room, frame_max };
     if events.send(Event::Connected { line }).await.is_ok() {
         accept_streams(&connection, conn, &events).await;

@@ -15,9 +15,9 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 const IDLE: Duration = Duration::from_secs(300);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const STREAMS: u32 = 100;
-/// What a client may send before we have read it: a frame is up to 16 MiB.
-const STREAM_WINDOW: u32 = 16 << 20;
-const CONNECTION_WINDOW: u32 = 32 << 20;
+/// What a client may send before we have read it, and we before it has.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
 /// What this generation's stations call themselves in their certificates; nobody reads it.
 const NAME: &str = "Macula Identity";
 const LIFETIME_S: u64 = 10 * 365 * 24 * 3600;

@@ -1,8 +1,8 @@
 //! Existing Macula clients' station over QUIC: the sockets and tasks around [`mesh_macula::Station`].
 //!
 //! One task owns the station. Each connection has a task that accepts its streams, each stream one that reads frames and
-//! one that writes. Readers take room for a frame before they hand it in, so what is on its way to the station is
-//! bounded; what it hands out is bounded by the station itself. Nothing is stored.
+//! one that writes. Readers take room for a frame before they read it, so what is on its way to the station is
+//! bounded for each connection; what it hands out is bounded by the station itself. Nothing is stored.
 
 mod driver;
 mod endpoint;

@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mesh_macula::{ConnId, FrameBuffer, Stream};
+use mesh_macula::{ConnId, MAX_FRAME, Stream, TooLarge};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::driver::Event;
 
-const READ_AT_ONCE: usize = 64 * 1024;
-/// Frames on their way to the station, in KiB; one frame takes at least one.
-pub const ROOM_KIB: usize = 64 * 1024;
+/// Bytes of a connection's frames that are being read or wait for the station: at least one frame of the largest size.
+pub const ROOM: usize = MAX_FRAME;
 /// How long a connection that ends may take to write what there is.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -38,43 +37,43 @@ pub struct Line {
 impl Line {
     /// Reads frames until the stream ends, and says so. `paused` stops it for a while.
     pub async fn read(self, stream: Stream, mut recv: RecvStream, mut paused: watch::Receiver<bool>) {
-        let mut buffer = FrameBuffer::default();
-        loop {
-            if paused.wait_for(|paused| !paused).await.is_err() {
-                break;
-            }
-            let Ok(Some(chunk)) = recv.read_chunk(READ_AT_ONCE, true).await else { break };
-            buffer.push(&chunk.bytes);
-            if !self.hand_in(stream, &mut buffer).await {
+        while paused.wait_for(|paused| !paused).await.is_ok() {
+            let (conn, max) = (self.conn, self.frame_max.load(Ordering::Relaxed));
+            let event = match self.read_frame(&mut recv, max).await {
+                Ok(Some((bytes, room))) => Event::Frame { conn, stream, bytes, room },
+                Ok(None) => break,
+                Err(e) => {
+                    let _ = self.events.send(Event::Broken { conn, why: e.to_string() }).await;
+                    return;
+                }
+            };
+            if self.events.send(event).await.is_err() {
                 return;
             }
         }
         let _ = self.events.send(Event::StreamClosed { conn: self.conn, stream }).await;
     }
 
-    /// Hands in all whole frames. `false`: this stream is no use any more.
-    async fn hand_in(&self, stream: Stream, buffer: &mut FrameBuffer) -> bool {
-        loop {
-            let event = match buffer.next(self.frame_max.load(Ordering::Relaxed)) {
-                Ok(None) => return true,
-                Ok(Some(bytes)) => {
-                    let room = self.room_for(bytes.len()).await;
-                    Event::Frame { conn: self.conn, stream, bytes, room }
-                }
-                Err(e) => {
-                    let _ = self.events.send(Event::Broken { conn: self.conn, why: e.to_string() }).await;
-                    return false;
-                }
-            };
-            if self.events.send(event).await.is_err() {
-                return false;
-            }
+    /// The next frame, or `None` at the stream's end. Room is taken for all of it before any of it is read, so streams of one
+    /// connection never wait for each other half-way, and a client that sends slowly is in nobody's way but its own.
+    async fn read_frame(
+        &self,
+        recv: &mut RecvStream,
+        max: usize,
+    ) -> Result<Option<(Vec<u8>, OwnedSemaphorePermit)>, TooLarge> {
+        let mut head = [0; 4];
+        if recv.read_exact(&mut head).await.is_err() {
+            return Ok(None);
         }
-    }
-
-    async fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
-        self.room.clone().acquire_many_owned(kib).await.ok()
+        let claimed = u32::from_be_bytes(head);
+        let len = claimed as usize;
+        if len > max {
+            return Err(TooLarge { len, max });
+        }
+        let Ok(room) = self.room.clone().acquire_many_owned(claimed).await else { return Ok(None) };
+        let mut bytes = vec![0; len];
+        let whole = recv.read_exact(&mut bytes).await.is_ok();
+        Ok(whole.then_some((bytes, room)))
     }
 
     /// Writes what it is told to, in order.

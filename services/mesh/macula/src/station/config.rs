@@ -37,6 +37,8 @@ pub struct Config {
     /// Events that wait for a slow reader: then the oldest are dropped, and counted.
     pub events_max: usize,
     pub event_bytes_max: usize,
+    /// Largest frame that is taken from a client; the protocol's own limit is 16 MiB.
+    pub frame_bytes_max: usize,
     /// Largest PUBLISH.
     pub publish_bytes_max: usize,
     /// Bytes handed out for a connection and not yet written: a client that lets more pile up is sent away.
@@ -61,8 +63,9 @@ impl Default for Config {
             session_ms_max: 24 * 3600 * 1000,
             events_max: 1024,
             event_bytes_max: 4 << 20,
+            frame_bytes_max: 4 << 20,
             publish_bytes_max: 1 << 20,
-            unsent_bytes_max: 64 << 20,
+            unsent_bytes_max: 16 << 20,
         }
     }
 }

@@ -213,7 +213,7 @@ impl Station {
     /// Largest frame to take from a connection now.
     pub fn frame_max(&self, conn: ConnId) -> usize {
         match self.conns.get(&conn) {
-            Some(c) if c.phase == Phase::Open => MAX_FRAME,
+            Some(c) if c.phase == Phase::Open => self.config.frame_bytes_max.min(MAX_FRAME),
             _ => MAX_FIRST_FRAME,
         }
     }

@@ -20,7 +20,7 @@ use super::calls::{Asker, Refusal};
 use super::{Action, ConnId, Now, Output, Station, Stream, Timer, Token};
 use crate::ErrorCode;
 use crate::cbor::{Value, text, uint};
-use crate::frame::{Call, CallId, CallResult, Fields, Frame, FrameError, MAX_FRAME};
+use crate::frame::{Call, CallId, CallResult, Fields, Frame, FrameError};
 use crate::manifest;
 use crate::record::{Record, RecordError};
 use os_content_id::{ChunkList, Codec, Mcid};
@@ -40,8 +40,8 @@ pub const SYSTEM_PROCEDURES: [&str; 10] = [
     "_relay.ping",
     "_macula.ping",
 ];
-/// Room for everything else in a frame that carries a payload.
-const ENVELOPE: usize = 4096;
+/// Records of one answer, in bytes.
+const ANSWER_MAX: usize = 4 << 20;
 
 /// What a client wants of the node. Records and content have been checked: signatures, hashes, what adds up.
 #[derive(Debug, Clone, PartialEq)]
@@ -264,7 +264,7 @@ fn value_of(answer: Answer, one_record: bool) -> Result<Value, Refusal> {
 }
 
 fn as_many_as_fit(records: &[Record]) -> Vec<Value> {
-    let mut room = MAX_FRAME - ENVELOPE;
+    let mut room = ANSWER_MAX;
     let fits = |record: &&Record| {
         // Long names take up to 64 bytes more than short ones.
         let size = record.encode().len() + 64;

@@ -38,7 +38,7 @@ fn a_client_is_welcomed_and_told_what_the_station_serves() {
     for bytes in raw {
         assert!(Received::decode(&bytes[4..]).unwrap().verify(&hello.node_id).is_ok());
     }
-    assert_eq!(world.station.frame_max(who as ConnId), MAX_FRAME);
+    assert_eq!(world.station.frame_max(who as ConnId), 4 << 20);
     assert_eq!(world.station.next_deadline(), None);
 }
 
