@@ -11,11 +11,14 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::Backing;
-use crate::streams::{LAST_WORDS, Line, ROOM, Write};
+use crate::streams::{LAST_WORDS, Line, ROOM, TURNS, Write};
 
 const EVENTS_WAITING: usize = 1024;
 /// Connections whose QUIC handshake is under way, or that the station has.
 const CONNECTIONS_MAX: usize = 2048;
+/// With fewer places than this left, a stranger must show first that its address is its own.
+const PLACES_FOR_ANYBODY: usize = CONNECTIONS_MAX / 2;
+const QUIC_HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The time: since the clock was made, and since 1970.
 #[derive(Clone, Copy)]
@@ -43,7 +46,7 @@ impl Clock {
 pub(crate) enum Event {
     Connected { line: Line },
     Opened { conn: ConnId, stream: Stream, send: SendStream, recv: RecvStream },
-    Frame { conn: ConnId, stream: Stream, bytes: Vec<u8>, room: OwnedSemaphorePermit },
+    Frame { conn: ConnId, stream: Stream, bytes: Vec<u8>, held: [OwnedSemaphorePermit; 2] },
     Broken { conn: ConnId, why: String },
     StreamClosed { conn: ConnId, stream: Stream },
     Written { conn: ConnId, stream: Stream, bytes: usize },
@@ -119,9 +122,9 @@ impl<B: Backing> Driver<B> {
                 self.station.connected(line.conn, now);
             }
             Event::Opened { conn, stream, send, recv } => self.opened(conn, stream, send, recv, now),
-            Event::Frame { conn, stream, bytes, room } => {
+            Event::Frame { conn, stream, bytes, held } => {
                 self.station.frame(conn, stream, &bytes, now);
-                drop(room);
+                drop(held);
                 // Before HELLO is on its way: what answers it may be large.
                 if let Some(line) = self.lines.get(&conn) {
                     line.frame_max.store(self.station.frame_max(conn), Ordering::Relaxed);
@@ -246,6 +249,11 @@ async fn accept(endpoint: Endpoint, events: mpsc::Sender<Event>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut conn = 0;
     while let Some(incoming) = endpoint.accept().await {
+        if places.available_permits() < PLACES_FOR_ANYBODY && !incoming.remote_address_validated() {
+            // It fails only for addresses that are validated already.
+            let _ = incoming.retry();
+            continue;
+        }
         let Ok(place) = places.clone().try_acquire_owned() else {
             incoming.refuse();
             continue;
@@ -261,9 +269,15 @@ async fn accept(endpoint: Endpoint, events: mpsc::Sender<Event>) {
 
 /// One connection, from its handshake to its end.
 async fn attend(incoming: Incoming, conn: ConnId, events: mpsc::Sender<Event>) {
-    let Ok(connection) = incoming.await else { return };
-    let (room, frame_max) = (Arc::new(Semaphore::new(ROOM)), Arc::new(AtomicUsize::new(MAX_FIRST_FRAME)));
-    let line = Line { conn, connection: connection.clone(), events: events.clone(), room, frame_max };
+    let Ok(Ok(connection)) = tokio::time::timeout(QUIC_HANDSHAKE, incoming).await else { return };
+    let line = Line {
+        conn,
+        connection: connection.clone(),
+        events: events.clone(),
+        room: Arc::new(Semaphore::new(ROOM)),
+        turns: Arc::new(Semaphore::new(TURNS)),
+        frame_max: Arc::new(AtomicUsize::new(MAX_FIRST_FRAME)),
+    };
     if events.send(Event::Connected { line }).await.is_ok() {
         accept_streams(&connection, conn, &events).await;
         let _ = events.send(Event::Disconnected { conn }).await;

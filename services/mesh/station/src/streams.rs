@@ -12,6 +12,8 @@ use crate::driver::Event;
 
 /// Bytes of a connection's frames that are being read or wait for the station: at least one frame of the largest size.
 pub const ROOM: usize = MAX_FRAME;
+/// Frames of a connection that may wait for the station: so many are in front of another client's, however many it sends.
+pub const TURNS: usize = 16;
 /// How long a connection that ends may take to write what there is.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -30,6 +32,7 @@ pub struct Line {
     pub connection: Connection,
     pub events: mpsc::Sender<Event>,
     pub room: Arc<Semaphore>,
+    pub turns: Arc<Semaphore>,
     /// Largest frame to take: it grows with the handshake.
     pub frame_max: Arc<AtomicUsize>,
 }
@@ -40,7 +43,10 @@ impl Line {
         while paused.wait_for(|paused| !paused).await.is_ok() {
             let (conn, max) = (self.conn, self.frame_max.load(Ordering::Relaxed));
             let event = match self.read_frame(&mut recv, max).await {
-                Ok(Some((bytes, room))) => Event::Frame { conn, stream, bytes, room },
+                Ok(Some((bytes, room))) => {
+                    let Ok(turn) = self.turns.clone().acquire_owned().await else { break };
+                    Event::Frame { conn, stream, bytes, held: [room, turn] }
+                }
                 Ok(None) => break,
                 Err(e) => {
                     let _ = self.events.send(Event::Broken { conn, why: e.to_string() }).await;

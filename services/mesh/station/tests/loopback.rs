@@ -5,7 +5,7 @@ mod client;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::Client;
 use mesh_macula::*;
@@ -43,13 +43,17 @@ struct Served {
 }
 
 fn serve() -> Served {
+    serve_with(Config::default())
+}
+
+fn serve_with(config: Config) -> Served {
     let key = NodeKey::from_seed(&[0xaa; 32]);
     let node = key.node_id();
     let endpoint =
         mesh_station::endpoint(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &key, 1_795_000_000).unwrap();
     let address = endpoint.local_addr().unwrap();
     let (stop, stopping) = oneshot::channel::<()>();
-    let station = Station::new(key, Config::default(), |_: &Request<'_>| Ok(()), 1);
+    let station = Station::new(key, config, |_: &Request<'_>| Ok(()), 1);
     let serving = mesh_station::serve(endpoint, station, Arc::new(Blocks::default()), async {
         if stopping.await.is_err() {
             std::future::pending::<()>().await;
@@ -143,6 +147,44 @@ async fn a_stream_that_is_not_read_stops_its_source_and_nobody_else() {
     for seq in 0..sent {
         assert_eq!(there.next().await, data(seq));
     }
+}
+
+/// Pings until the station has had enough: how many, and why it ended the connection.
+async fn flood(address: SocketAddr) -> (u32, String) {
+    let mut client = Client::join(&address, 2).await;
+    let mut sent = 0;
+    while client.try_send(&Frame::Ping(Nonce([1; 16]))).await {
+        sent += 1;
+        tokio::task::yield_now().await;
+    }
+    (sent, client.connection.closed().await.to_string())
+}
+
+/// Another client's calls while one sends pings as fast as it can: answered, and how soon.
+#[tokio::test]
+async fn a_flood_of_one_client_leaves_others_answered_and_ends_it() {
+    let config = Config { frames_per_second: 100, frames_burst: 3000, ..Config::default() };
+    let served = serve_with(config);
+    let mut calm = Client::join(&served.address, 1).await;
+    let address = served.address;
+    // A thread of its own: what it costs to make the frames is not the station's.
+    let flooding = std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(flood(address))
+    });
+    let (mut slowest, mut answers) = (Duration::ZERO, 0);
+    while !flooding.is_finished() {
+        let began = Instant::now();
+        calm.ping().await;
+        slowest = slowest.max(began.elapsed());
+        answers += 1;
+        // Well under its own limit.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (sent, why) = flooding.join().unwrap();
+    eprintln!("{sent} pings of the flood; the slowest of the calm client's {answers} took {slowest:?}");
+    assert!(why.contains("rate_limited"), "{why}");
+    // How long each takes is a matter of the machine; if the flood were served first, there would be one or two.
+    assert!(answers >= 5, "{answers} answers in all that time");
 }
 
 #[tokio::test]

@@ -11,7 +11,11 @@ const PER_PUBLISHER: usize = 1024;
 const PUBLISHERS: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Seen(BTreeMap<NodeId, Publisher>);
+pub(super) struct Seen {
+    publishers: BTreeMap<NodeId, Publisher>,
+    /// When it is worth looking for what can be freed; [`Self::is_new`] looks at the time itself.
+    sweep_at_ms: Option<u64>,
+}
 
 #[derive(Debug, Default)]
 struct Publisher {
@@ -23,10 +27,11 @@ struct Publisher {
 impl Seen {
     /// Is this message new? It no longer is, then.
     pub fn is_new(&mut self, publisher: &NodeId, seq: u64, now_ms: u64) -> bool {
-        if !self.0.contains_key(publisher) && self.0.len() == PUBLISHERS {
+        if !self.publishers.contains_key(publisher) && self.publishers.len() == PUBLISHERS {
             self.forget_one();
         }
-        let of = self.0.entry(*publisher).or_default();
+        self.sweep_at_ms.get_or_insert(now_ms + REMEMBER_MS);
+        let of = self.publishers.entry(*publisher).or_default();
         of.expire(now_ms);
         if !of.known.insert(seq) {
             return false;
@@ -40,19 +45,23 @@ impl Seen {
 
     /// Frees what is no longer needed.
     pub fn expire(&mut self, now_ms: u64) {
-        self.0.values_mut().for_each(|publisher| publisher.expire(now_ms));
-        self.0.retain(|_, publisher| !publisher.order.is_empty());
+        if self.sweep_at_ms.is_none_or(|at| now_ms < at) {
+            return;
+        }
+        self.publishers.values_mut().for_each(|publisher| publisher.expire(now_ms));
+        self.publishers.retain(|_, publisher| !publisher.order.is_empty());
+        let newest = self.publishers.values().filter_map(|publisher| publisher.order.back());
+        self.sweep_at_ms = newest.map(|(until, _)| *until).min();
     }
 
     pub fn next_deadline(&self) -> Option<u64> {
-        // The newest, not the oldest, of each: freeing may wait, `is_new` looks at the time itself.
-        self.0.values().filter_map(|publisher| publisher.order.back()).map(|(until, _)| *until).min()
+        self.sweep_at_ms
     }
 
     fn forget_one(&mut self) {
-        let silent = self.0.iter().min_by_key(|(_, publisher)| publisher.order.back().copied());
+        let silent = self.publishers.iter().min_by_key(|(_, publisher)| publisher.order.back().copied());
         if let Some(publisher) = silent.map(|(publisher, _)| *publisher) {
-            self.0.remove(&publisher);
+            self.publishers.remove(&publisher);
         }
     }
 }
@@ -88,6 +97,8 @@ mod tests {
         assert!(!seen.is_new(&id(1), 7, REMEMBER_MS - 1));
         assert!(seen.is_new(&id(2), 7, 1), "of another publisher");
         assert!(seen.is_new(&id(1), 7, REMEMBER_MS));
+        assert_eq!(seen.next_deadline(), Some(REMEMBER_MS));
+        seen.expire(REMEMBER_MS);
         assert_eq!(seen.next_deadline(), Some(REMEMBER_MS + 1));
         seen.expire(2 * REMEMBER_MS);
         assert_eq!(seen.next_deadline(), None);
@@ -104,7 +115,7 @@ mod tests {
         for publisher in 1..=PUBLISHERS as u32 {
             assert!(seen.is_new(&id(publisher), 0, u64::from(publisher)));
         }
-        assert_eq!(seen.0.len(), PUBLISHERS);
-        assert!(!seen.0.contains_key(&id(0)), "the one silent longest made room");
+        assert_eq!(seen.publishers.len(), PUBLISHERS);
+        assert!(!seen.publishers.contains_key(&id(0)), "the one silent longest made room");
     }
 }

@@ -81,6 +81,12 @@ impl Client {
         self.control.send(frame).await;
     }
 
+    /// `false`: the station does not take it any more.
+    pub async fn try_send(&mut self, frame: &Frame) -> bool {
+        let bytes = self.control.sign(frame);
+        self.control.send.write_all(&bytes).await.is_ok()
+    }
+
     pub async fn next(&mut self) -> Frame {
         self.control.next().await
     }
@@ -116,9 +122,13 @@ impl Channel {
         Self { key, send, recv, buffer: FrameBuffer::default(), calls: 0 }
     }
 
-    pub async fn send(&mut self, frame: &Frame) {
+    fn sign(&self, frame: &Frame) -> Vec<u8> {
         let header = Header { frame_id: [1; 16], sent_at_ms: unix_ms(), capabilities: 0 };
-        self.send.write_all(&frame.sign(&header, &self.key)).await.unwrap();
+        frame.sign(&header, &self.key)
+    }
+
+    pub async fn send(&mut self, frame: &Frame) {
+        self.send.write_all(&self.sign(frame)).await.unwrap();
     }
 
     pub async fn next(&mut self) -> Frame {
