@@ -163,7 +163,7 @@ async fn flood(address: SocketAddr) -> (u32, String) {
 /// Another client's calls while one sends pings as fast as it can: answered, and how soon.
 #[tokio::test]
 async fn a_flood_of_one_client_leaves_others_answered_and_ends_it() {
-    let config = Config { frames_per_second: 100, frames_burst: 3000, ..Config::default() };
+    let config = Config { frames_per_second: 100, frames_burst: 8000, ..Config::default() };
     let served = serve_with(config);
     let mut calm = Client::join(&served.address, 1).await;
     let address = served.address;

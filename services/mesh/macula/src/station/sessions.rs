@@ -242,6 +242,7 @@ impl Station {
             if !side.finished {
                 self.finish(conn, stream);
             }
+            self.release(conn, stream);
         }
     }
 

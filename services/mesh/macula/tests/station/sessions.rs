@@ -307,3 +307,27 @@ fn stream_open_is_for_a_stream_of_its_own_and_for_who_signs_it() {
     world.send_on(caller, calls, open_frame(&world, caller, Mode::Bidi));
     assert_eq!(world.station.counters().frames_skipped, skipped + 3, "a stream is for one purpose");
 }
+
+#[test]
+fn streams_of_past_calls_are_not_counted_whoever_closed_first() {
+    let mut world = World::new();
+    let (provider, caller) = (world.join(1), world.join(2));
+    serve(&mut world, provider, "s");
+    for n in 1..=300 {
+        let (stream, back) = (world.open(caller, n), Stream::Ours(n));
+        world.send_on(caller, stream, open_frame(&world, caller, Mode::ClientStream));
+        world.send_on(caller, stream, end(Role::Send));
+        let early = n % 2 == 0;
+        if early {
+            world.close_stream(caller, stream);
+        }
+        world.send_on(provider, back, reply(&world, provider));
+        world.close_stream(provider, back);
+        if !early {
+            world.close_stream(caller, stream);
+        }
+    }
+    let closed = (&world.clients[caller].closed, &world.clients[provider].closed);
+    assert_eq!(closed, (&None, &None));
+    assert_eq!(world.clients[caller].finished.len(), 300);
+}
