@@ -22,7 +22,7 @@ const HOST_CRATES: [&str; 8] = [
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only these parts, in the order of the list: all of them by default.
+    /// Only these parts, in the order of the list: all but `client` by default.
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// Passed on to the test program: a test's name or a part of it.
@@ -40,11 +40,13 @@ enum Part {
     Image,
     /// The real image in QEMU.
     Boot,
+    /// An existing Macula client against our station. Only when it is named: it builds that client.
+    Client,
 }
 
 pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     host::prepare(Need::Test)?;
-    let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
+    let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && part != Part::Client);
     if wanted(Part::Lint) {
         cargo(tree, &["fmt", "--all", "--check"])?;
         cargo(tree, &lint_arguments())?;
@@ -58,6 +60,9 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     }
     if wanted(Part::Boot) {
         boot(tree, options)?;
+    }
+    if wanted(Part::Client) {
+        cargo(tree, &client_test_arguments(options))?;
     }
     Ok(())
 }
@@ -93,6 +98,12 @@ fn image_test_arguments(options: &Options) -> Vec<&str> {
         arguments.extend(["-p", package]);
     }
     with_filter(arguments, options, &[])
+}
+
+/// A workspace of its own, with its own lock file and target folder.
+fn client_test_arguments(options: &Options) -> Vec<&str> {
+    let manifest = "tests/macula-client/Cargo.toml";
+    with_filter(vec!["test", "--release", "--locked", "--manifest-path", manifest], options, &[])
 }
 
 fn boot(tree: &Tree, options: &Options) -> Result<()> {

@@ -68,6 +68,18 @@ pub fn certify(
     Ok((leaf_der, ca_der))
 }
 
+/// A certificate that a key signs for itself, under a name that means nothing: for protocols whose peers look at the key, or at
+/// none of it. Valid from about `now` on.
+pub fn self_signed(
+    node: &impl NodeSigner,
+    name: &str,
+    now: u64,
+    lifetime_s: u64,
+) -> Result<CertificateDer<'static>, CertificateError> {
+    let signer = CaKey { node, public: *node.node_id().as_bytes() };
+    Ok(params(name, now, lifetime_s)?.self_signed(&signer)?.der().clone())
+}
+
 /// The node id that a presented chain proves. The TLS handshake proves that the peer holds the leaf's key.
 ///
 /// `certain` is a time that has been for sure: a certificate that had ended by then is refused. One that begins later is
@@ -173,6 +185,15 @@ mod tests {
         let chain = chain(&node, &session);
         assert_eq!(node_id_of_chain(&chain, NOW).unwrap(), node.node_id());
         assert_eq!(node_id_of_verified_chain(&chain).unwrap(), node.node_id());
+    }
+
+    #[test]
+    fn a_self_signed_certificate_is_over_its_key() {
+        let node = NodeKey::from_seed(&[1; 32]);
+        let certificate = self_signed(&node, "some name", NOW, LIFETIME_S).unwrap();
+        let anchor = anchor_from_trusted_cert(&certificate).unwrap();
+        assert_eq!(ed25519_of_spki(anchor.subject_public_key_info.as_ref()).unwrap(), node.node_id());
+        assert!(node_id_of_chain(&[certificate], NOW).is_err(), "alone it is no chain");
     }
 
     #[test]
