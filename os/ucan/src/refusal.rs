@@ -91,22 +91,13 @@ impl Refusal {
     pub(crate) fn depth(&self) -> usize {
         use Refusal::*;
         match self {
-            IssuerIsNoKey { link, .. }
-            | WrongAudience { link, .. }
-            | NotYetValid { link, .. }
-            | Expired { link, .. } => link.number,
-            NotGranted { link, .. } | AbilityEscalated { link, .. } | ResourceEscalated { link, .. } => {
-                link.number
-            }
-            Policy { link, .. }
-            | WrongSubject { link, .. }
-            | NoSubjectAtRoot { link }
-            | MissingProof { link, .. } => link.number,
-            NotFromRoot { link, .. }
-            | Cycle { link }
-            | TooDeep { link }
-            | Revoked { link, .. }
-            | Signature { link } => link.number,
+            IssuerIsNoKey { link, .. } | WrongAudience { link, .. } | Cycle { link } => link.number,
+            NotYetValid { link, .. } | Expired { link, .. } | Policy { link, .. } => link.number,
+            NotGranted { link, .. } | AbilityEscalated { link, .. } => link.number,
+            ResourceEscalated { link, .. } | WrongSubject { link, .. } => link.number,
+            MissingProof { link, .. } | NotFromRoot { link, .. } | TooDeep { link } => link.number,
+            // Said of a chain that reached the root.
+            NoSubjectAtRoot { .. } | Surplus(_) | Revoked { .. } | Signature { .. } => usize::MAX,
             _ => 0,
         }
     }

@@ -113,7 +113,7 @@ impl Walk<'_> {
         if path.len() >= MAX_DEPTH {
             return Err(Refusal::TooDeep { link });
         }
-        let mut farthest = self.not_from_root(link, issuer);
+        let mut farthest = None;
         for proof in self.proofs(path, token) {
             let Some(at) = proof.at else {
                 keep_farther(&mut farthest, Refusal::MissingProof { link, proof: proof.id });
@@ -127,7 +127,7 @@ impl Walk<'_> {
                 }
             }
         }
-        Err(farthest)
+        Err(farthest.unwrap_or_else(|| self.not_from_root(link, issuer)))
     }
 
     fn not_from_root(&self, link: Link, issuer: &NodeId) -> Refusal {
@@ -202,9 +202,8 @@ fn granted(token: &Token, link: Link, wanted: &Capability) -> Result<Vec<Capabil
     })
 }
 
-fn keep_farther(kept: &mut Refusal, other: Refusal) {
-    // Among equals the later one: `not from root` is only the start.
-    if other.depth() >= kept.depth() {
-        *kept = other;
+fn keep_farther(kept: &mut Option<Refusal>, other: Refusal) {
+    if kept.as_ref().is_none_or(|kept| other.depth() > kept.depth()) {
+        *kept = Some(other);
     }
 }
