@@ -23,11 +23,8 @@ impl Did {
         if text.len() > MAX_DID || !printable || !text.starts_with("did:") {
             return Err(TokenError::Did(text.chars().take(80).collect()));
         }
-        // A key has one spelling: what does not print as it was written is another name.
-        match text.parse::<NodeId>() {
-            Ok(key) if key.to_string() == text => Ok(Did::Key(key)),
-            _ => Ok(Did::Other(text.to_owned())),
-        }
+        // base58 has one spelling for what does not begin with zeros, and this begins with the codec's number.
+        Ok(text.parse().map_or_else(|_| Did::Other(text.to_owned()), Did::Key))
     }
 
     pub fn key(&self) -> Option<NodeId> {
@@ -62,8 +59,10 @@ mod tests {
         let key = "did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx";
         assert_eq!(Did::parse(key).unwrap().key().unwrap().to_string(), key);
         let fragment = format!("{key}#{}", &key[8..]);
+        let padded = key.replace("did:key:z", "did:key:z1");
         let p256 = "did:key:zDnaerx9CtbPJ1q36T5Ln5wYt3MQYeGRG5ehnPAmxcf5mDZpv";
-        for other in ["did:macula:io.macula", "did:web:example.org", p256, &fragment, "did:key:", "did:KEY:z"]
+        for other in
+            ["did:macula:io.macula", "did:web:example.org", p256, &fragment, "did:key:", "did:KEY:z", &padded]
         {
             assert_eq!(Did::parse(other).unwrap(), Did::Other(other.to_owned()));
         }

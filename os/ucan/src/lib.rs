@@ -25,6 +25,7 @@ pub mod jwt;
 pub mod policy;
 mod refusal;
 mod resource;
+pub mod review;
 pub mod revocation;
 mod token;
 mod token_id;

@@ -32,7 +32,7 @@ pub(crate) struct Walk<'a> {
     pub steps: usize,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// The chain that grants it, as positions in `tokens`, leaf first.
     pub fn run(&mut self) -> Result<Vec<usize>, Refusal> {
         let question = self.question;
@@ -45,21 +45,21 @@ impl Walk<'_> {
         path: &mut Vec<usize>,
         at: usize,
         holder: &NodeId,
-        wanted: &Capability,
+        wanted: &'a Capability,
     ) -> Result<Vec<usize>, Refusal> {
         self.steps += 1;
         if self.steps > MAX_STEPS {
             return Err(Refusal::TooManyBranches);
         }
-        let token = Arc::clone(&self.tokens[at]);
+        let token: &'a Token = &self.tokens[at];
         let link = Link { number: path.len() + 1, id: token.id };
-        let issuer = self.check_link(path, &token, link, holder)?;
-        let granted = granted(&token, link, wanted)?;
+        let issuer = self.check_link(path, token, link, holder)?;
+        let granted = granted(token, link, wanted)?;
         path.push(at);
         let found = if issuer == self.question.root {
-            self.arrive(path, &token, link)
+            self.arrive(path, token, link)
         } else {
-            self.climb_on(path, &token, link, &issuer, &granted)
+            self.climb_on(path, token, link, &issuer, &granted)
         };
         path.pop();
         found
@@ -108,7 +108,7 @@ impl Walk<'_> {
         token: &Token,
         link: Link,
         issuer: &NodeId,
-        granted: &[Capability],
+        granted: &[&'a Capability],
     ) -> Result<Vec<usize>, Refusal> {
         if path.len() >= MAX_DEPTH {
             return Err(Refusal::TooDeep { link });
@@ -188,9 +188,9 @@ struct Proof {
 }
 
 /// The token's capabilities that cover what is wanted; at the leaf that is the request, above it a capability of the link below.
-fn granted(token: &Token, link: Link, wanted: &Capability) -> Result<Vec<Capability>, Refusal> {
+fn granted<'a>(token: &'a Token, link: Link, wanted: &Capability) -> Result<Vec<&'a Capability>, Refusal> {
     let all = &token.delegation.capabilities;
-    let covering: Vec<Capability> = all.iter().filter(|c| c.covers(wanted)).cloned().collect();
+    let covering: Vec<&Capability> = all.iter().filter(|c| c.covers(wanted)).collect();
     if !covering.is_empty() {
         return Ok(covering);
     }
