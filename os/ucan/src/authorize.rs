@@ -9,7 +9,7 @@ use os_identity::NodeId;
 use crate::invocation::Invocation;
 use crate::refusal::Refusal;
 use crate::walk::{Question, Walk};
-use crate::{Ability, CLOCK_SKEW_S, Capability, Resource, Token, TokenId, chain, dag_cbor};
+use crate::{Ability, CLOCK_SKEW_S, Capability, Format, Resource, Token, TokenId, chain, dag_cbor};
 
 /// A question to answer.
 #[derive(Debug, Clone)]
@@ -106,6 +106,9 @@ impl Authorizer {
         let until = invocation.expires;
         let raw = if chain.is_empty() { Vec::new() } else { chain::decode(chain)? };
         let tokens = self.read(&raw)?;
+        if let Some(at) = tokens.iter().position(|token| token.format != Format::DagCbor) {
+            return Err(Refusal::MixedFormats { number: at + 1 });
+        }
         invocation.check_proofs(&tokens.iter().map(|t| t.id).collect::<Vec<_>>())?;
         invocation.verify()?;
         if invoker == root {
@@ -147,7 +150,8 @@ impl Authorizer {
         tokens: &[Arc<Token>],
         revoked: &dyn Fn(&TokenId, &NodeId) -> bool,
     ) -> Result<Grant, Refusal> {
-        let verified = tokens.iter().map(|token| self.verified.contains_key(&token.id)).collect();
+        let verified =
+            tokens.iter().map(|token| self.verified.contains_key(&token.id).then_some(true)).collect();
         let path = Walk { question, tokens, verified, revoked, steps: 0 }.run()?;
         let chain: Vec<Arc<Token>> = path.into_iter().map(|at| Arc::clone(&tokens[at])).collect();
         chain.iter().for_each(|token| self.remember(token));

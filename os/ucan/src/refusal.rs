@@ -32,7 +32,7 @@ pub enum Refusal {
     Unreadable { number: usize, why: TokenError },
     #[error("token {number} is there twice")]
     Twice { number: usize },
-    #[error("token {number} is in another format than the leaf")]
+    #[error("token {number} is in another format than what rests on it")]
     MixedFormats { number: usize },
     #[error("{link} was issued by {issuer}, which is no Ed25519 did:key: nobody can say which key that is")]
     IssuerIsNoKey { link: Link, issuer: String },

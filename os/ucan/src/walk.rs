@@ -25,8 +25,8 @@ pub(crate) struct Walk<'a> {
     pub question: &'a Question,
     /// The leaf first.
     pub tokens: &'a [Arc<Token>],
-    /// Signatures known to hold.
-    pub verified: Vec<bool>,
+    /// Whether each token's signature holds, once that is known.
+    pub verified: Vec<Option<bool>>,
     /// Whether this key revoked this token.
     pub revoked: &'a dyn Fn(&TokenId, &NodeId) -> bool,
     pub steps: usize,
@@ -160,10 +160,10 @@ impl<'a> Walk<'a> {
         }
         self.check_revocations(path)?;
         for (below, &at) in path.iter().enumerate() {
-            if !self.verified[at] && self.tokens[at].verify().is_err() {
-                return Err(Refusal::Signature { link: Link { number: below + 1, id: self.tokens[at].id } });
+            let token = &self.tokens[at];
+            if !*self.verified[at].get_or_insert_with(|| token.verify().is_ok()) {
+                return Err(Refusal::Signature { link: Link { number: below + 1, id: token.id } });
             }
-            self.verified[at] = true;
         }
         Ok(path.to_vec())
     }
