@@ -125,7 +125,7 @@ pub struct Order {
 /// Signs an order.
 pub fn issue(order: &Order, key: &NodeKey) -> Result<Vec<u8>, EncodeError> {
     let text = |text: String| Ipld::String(text);
-    let link = |id: &TokenId| Ipld::Link(id.cid(Format::DagCbor));
+    let link = |id: &TokenId| Ipld::Link(id.link(Format::DagCbor));
     let mut payload = BTreeMap::from([
         ("iss".to_owned(), text(key.node_id().to_string())),
         ("sub".to_owned(), text(order.subject.to_string())),

@@ -40,22 +40,18 @@ impl TokenId {
         &self.0
     }
 
-    /// The CID of a token in this format (UCAN 1.0, "Content Identifiers").
-    pub fn cid(&self, format: Format) -> Cid {
+    /// As a link to a token in this format.
+    pub(crate) fn link(&self, format: Format) -> Cid {
         let codec = if format == Format::Jwt { RAW } else { DAG_CBOR };
         // 32 bytes always fit a hash of up to 64.
         let hash = Multihash::wrap(SHA2_256, &self.0).unwrap_or_default();
         Cid::new_v1(codec, hash)
     }
 
-    /// `zdpu...` for UCAN 1.0 (base58btc), the plain id for a JWT.
-    pub fn text(&self, format: Format) -> String {
-        match format {
-            Format::Jwt => self.to_string(),
-            Format::DagCbor => {
-                self.cid(format).to_string_of_base(Base::Base58Btc).unwrap_or_else(|_| self.to_string())
-            }
-        }
+    /// The CID of a token in this format as text in base58btc (UCAN 1.0, "Content Identifiers"): `zdpu...` for UCAN 1.0.
+    pub fn cid(&self, format: Format) -> String {
+        let cid = self.link(format);
+        cid.to_string_of_base(Base::Base58Btc).unwrap_or_else(|_| cid.to_string())
     }
 
     pub fn from_cid(cid: &Cid) -> Option<Self> {
@@ -100,8 +96,8 @@ mod tests {
         let id = TokenId::of(b"abc");
         assert_eq!(id.to_string(), "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0");
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!(id.cid(Format::Jwt).to_string().parse(), Ok(id));
-        let text = id.text(Format::DagCbor);
+        assert_eq!(id.cid(Format::Jwt).parse(), Ok(id));
+        let text = id.cid(Format::DagCbor);
         assert!(text.starts_with("zdpu"), "{text}");
         assert_eq!(text.parse(), Ok(id));
         for bad in ["", "ungWv48B", "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa1", &"z".repeat(500)] {

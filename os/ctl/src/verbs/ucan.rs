@@ -158,7 +158,7 @@ fn revoke(s: &Session, file: &Path, number: usize, out: &Path) -> Result<()> {
         shown(file)
     );
     whole_file::write(out, &Revocation::issue(token, now_unix(), &key).to_bytes())?;
-    s.out.done(&format!("{token} and all that rests on it is revoked by {}", out.display()))
+    s.out.done(&format!("{} revokes {token} and all that rests on it", out.display()))
 }
 
 fn load(file: &Path) -> Result<Vec<Vec<u8>>> {

@@ -33,11 +33,8 @@ pub fn text(links: &Links, palette: Palette) -> String {
 
 fn link_text(link: &LinkReview, palette: Palette) -> String {
     let d = &link.token.delegation;
-    let mut lines = vec![
-        ("id", link.token.id.text(link.token.format)),
-        ("by", d.issuer.to_string()),
-        ("to", d.audience.to_string()),
-    ];
+    let mut lines =
+        vec![("id", link.token.id.to_string()), ("by", d.issuer.to_string()), ("to", d.audience.to_string())];
     match &d.subject {
         Subject::Implied => {}
         Subject::Anyone => lines.push(("about", "whatever its issuer gets, from whomever".to_owned())),
@@ -53,6 +50,9 @@ fn link_text(link: &LinkReview, palette: Palette) -> String {
     lines.push(("holds", validity(d.not_before, d.expires)));
     if !d.meta.is_empty() {
         lines.push(("says", meta(link).to_string()));
+    }
+    if link.token.format == Format::DagCbor {
+        lines.insert(1, ("cid", link.token.id.cid(link.token.format)));
     }
     let mut out = String::new();
     for (name, value) in lines {
@@ -79,7 +79,10 @@ fn verdict_text(links: &Links, palette: Palette) -> String {
         (false, _) => format!("{}\n", palette.paint(Color::Red, "no node accepts this")),
         (true, []) => "good\n".to_owned(),
         (true, roots) => {
-            format!("{}, on what {} owns\n", palette.paint(Color::Green, "good"), roots.join(", "))
+            let conditions = links.iter().flatten().any(|link| !link.token.delegation.policy.is_empty());
+            let only = if conditions { ", where every `if` holds" } else { "" };
+            let good = palette.paint(Color::Green, "good");
+            format!("{good}, on what {} owns{only}\n", roots.join(", "))
         }
     }
 }
@@ -110,7 +113,8 @@ fn link_report(link: &Result<LinkReview, TokenError>) -> Value {
     json!({
         "good": link.problems.is_empty(),
         "problems": link.problems,
-        "id": link.token.id.text(link.token.format),
+        "id": link.token.id.to_string(),
+        "cid": link.token.id.cid(link.token.format),
         "format": if link.token.format == Format::Jwt { "jwt" } else { "dag-cbor" },
         "issuer": d.issuer.to_string(),
         "audience": d.audience.to_string(),
