@@ -3,14 +3,16 @@
 //! Source: UAPI Group, "Unified Kernel Image": a PE file whose section `.cmdline` is the kernel command line.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail};
+use object::pe::{IMAGE_DIRECTORY_ENTRY_SECURITY, ImageDosHeader, ImageNtHeaders64};
+use object::read::coff::SectionTable;
+use object::read::pe::{DataDirectories, ImageNtHeaders};
+use object::{LittleEndian, ReadCache, ReadRef};
 use os_release::{Release, Role};
 use sha2::{Digest, Sha256};
 
-const CMDLINE_MAX: usize = 16 * 1024;
-const SECTIONS_MAX: usize = 96;
+const CMDLINE_MAX: u32 = 16 * 1024;
 const BLOCK: u64 = 4096;
 
 /// `macula.verity=<root hash>,<salt>,<data blocks>`
@@ -23,9 +25,9 @@ pub struct Verity {
 
 /// Reads the UKI's command line and checks that it boots this release and opens the root that the release names.
 pub fn check(uki: &File, release: &Release) -> Result<Verity> {
-    let cmdline = section(uki, b".cmdline").context("the release's UKI")?;
-    check_named(&cmdline, release)?;
-    let verity = parse_verity(value(&cmdline, "macula.verity")?).context("macula.verity= of the UKI")?;
+    let words = cmdline(uki).context("the release's UKI")?;
+    check_named(&words, release)?;
+    let verity = parse_verity(value(&words, "macula.verity")?).context("macula.verity= of the UKI")?;
     if Some(verity.root) != release.artifact(Role::Root).and_then(|a| a.verity_root) {
         bail!("the UKI opens its root with another verity root than the release names");
     }
@@ -35,9 +37,9 @@ pub fn check(uki: &File, release: &Release) -> Result<Verity> {
 /// Checks that the release's rescue system is this release's and is one. Firmware that accepted the running slot's UKI for its
 /// signature would refuse one without, and nothing tries it before the day when it matters.
 pub fn check_rescue(rescue: &File, release: &Release, running: &File) -> Result<()> {
-    let cmdline = section(rescue, b".cmdline")?;
-    check_named(&cmdline, release)?;
-    if !cmdline.split_ascii_whitespace().any(|word| word == "macula.rescue") {
+    let words = cmdline(rescue)?;
+    check_named(&words, release)?;
+    if !words.split_ascii_whitespace().any(|word| word == "macula.rescue") {
         bail!("its command line does not say macula.rescue");
     }
     if is_signed(running)? && !is_signed(rescue)? {
@@ -95,56 +97,39 @@ fn unhex(text: &str) -> Result<Vec<u8>> {
     Ok(pairs.collect::<Result<_, _>>()?)
 }
 
-fn read(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, offset).context("it is too short")?;
-    Ok(bytes)
-}
-
-fn u32_of(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-/// Where the PE header is, and its first part.
-fn header(file: &File) -> Result<(u64, Vec<u8>)> {
-    let pe = u64::from(u32_of(&read(file, 0x3c, 4)?, 0));
-    let header = read(file, pe, 24)?;
-    if &header[..4] != b"PE\0\0" {
-        bail!("it is not a PE file");
+/// The text of the section `.cmdline`.
+fn cmdline(uki: &File) -> Result<String> {
+    let file = ReadCache::new(uki);
+    let pe = Headers::read(&file)?;
+    let mut sections = pe.sections.iter();
+    let section = sections.find(|section| section.raw_name() == b".cmdline").context("it has no .cmdline")?;
+    let (start, len) = section.pe_file_range();
+    if len > CMDLINE_MAX {
+        bail!("its command line is {len} bytes long");
     }
-    Ok((pe, header))
+    let text = (&file).read_bytes_at(start.into(), len.into()).ok().context("it is too short")?;
+    Ok(String::from_utf8_lossy(text).trim_end_matches('\0').to_owned())
 }
 
-/// Whether a PE32+ file has signatures; what they are worth is for the firmware to say.
+/// Whether a PE file has signatures; what they are worth is for the firmware to say.
 fn is_signed(file: &File) -> Result<bool> {
-    /// Of the certificates' place in the data directory, from the optional header's start (PE32+).
-    const CERTIFICATES_AT: u64 = 112 + 4 * 8;
-    let (pe, header) = header(file)?;
-    let optional_bytes = u64::from(u16::from_le_bytes([header[20], header[21]]));
-    if optional_bytes < CERTIFICATES_AT + 8 {
-        return Ok(false);
-    }
-    let place = read(file, pe + 24 + CERTIFICATES_AT, 8)?;
-    Ok(u32_of(&place, 4) > 0)
+    let file = ReadCache::new(file);
+    let certificates = Headers::read(&file)?.directories.get(IMAGE_DIRECTORY_ENTRY_SECURITY);
+    Ok(certificates.is_some_and(|table| table.size.get(LittleEndian) > 0))
 }
 
-/// The text of a PE section.
-fn section(file: &File, name: &[u8]) -> Result<String> {
-    let (pe, header) = header(file)?;
-    let sections = usize::from(u16::from_le_bytes([header[6], header[7]])).min(SECTIONS_MAX);
-    let table = pe + 24 + u64::from(u16::from_le_bytes([header[20], header[21]]));
-    for row in read(file, table, sections * 40)?.chunks_exact(40) {
-        let row_name = row[..8].split(|b| *b == 0).next().unwrap_or_default();
-        if row_name == name {
-            let len = u32_of(row, 8).min(u32_of(row, 16)) as usize;
-            if len > CMDLINE_MAX {
-                bail!("its command line is {len} bytes long");
-            }
-            let text = read(file, u64::from(u32_of(row, 20)), len)?;
-            return Ok(String::from_utf8_lossy(&text).trim_end_matches('\0').to_string());
-        }
+/// Of a PE file, without its symbols: they have no use here, and a table of them may ask for much memory.
+struct Headers<'data> {
+    directories: DataDirectories<'data>,
+    sections: SectionTable<'data>,
+}
+
+impl<'data> Headers<'data> {
+    fn read(file: &'data ReadCache<&File>) -> Result<Self> {
+        let mut offset = ImageDosHeader::parse(file)?.nt_headers_offset().into();
+        let (headers, directories) = ImageNtHeaders64::parse(file, &mut offset)?;
+        Ok(Self { directories, sections: headers.sections(file, offset)? })
     }
-    bail!("it has no section {}", String::from_utf8_lossy(name))
 }
 
 #[cfg(test)]
@@ -153,59 +138,58 @@ pub mod tests {
 
     use super::*;
 
-    /// The least PE file that has a `.cmdline`.
+    const NT_AT: usize = 0x40;
+    const OPTIONAL_AT: usize = NT_AT + 24;
+    const DIRECTORIES_AT: usize = OPTIONAL_AT + 112;
+    const SECTIONS_AT: usize = DIRECTORIES_AT + 16 * 8;
+
+    /// The least PE32+ file that has a `.cmdline`.
     pub fn with_cmdline(cmdline: &str) -> Vec<u8> {
         let mut pe = vec![0; 0x200];
-        pe[0x3c] = 0x40;
-        pe[0x40..0x44].copy_from_slice(b"PE\0\0");
-        pe[0x46] = 1;
-        let row = 0x40 + 24;
-        pe[row..row + 8].copy_from_slice(b".cmdline");
-        pe[row + 8..row + 12].copy_from_slice(&(cmdline.len() as u32).to_le_bytes());
-        pe[row + 16..row + 20].copy_from_slice(&0x1000u32.to_le_bytes());
-        pe[row + 20..row + 24].copy_from_slice(&0x200u32.to_le_bytes());
+        let mut put = |at: usize, bytes: &[u8]| pe[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"MZ");
+        put(0x3c, &[NT_AT as u8]);
+        put(NT_AT, b"PE\0\0");
+        put(NT_AT + 6, &1u16.to_le_bytes());
+        put(NT_AT + 20, &240u16.to_le_bytes());
+        put(OPTIONAL_AT, &0x20bu16.to_le_bytes());
+        put(OPTIONAL_AT + 108, &16u32.to_le_bytes());
+        put(SECTIONS_AT, b".cmdline");
+        put(SECTIONS_AT + 8, &(cmdline.len() as u32).to_le_bytes());
+        put(SECTIONS_AT + 16, &0x1000u32.to_le_bytes());
+        put(SECTIONS_AT + 20, &0x200u32.to_le_bytes());
         pe.extend_from_slice(cmdline.as_bytes());
         pe
     }
 
-    fn read_section(bytes: &[u8]) -> Result<String> {
+    fn file_of(bytes: &[u8]) -> File {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        section(&file, b".cmdline")
+        file
     }
 
     #[test]
     fn finds_the_command_line_and_survives_everything_else() {
         let good = with_cmdline("quiet macula.version=1.0.0");
-        assert_eq!(read_section(&good).unwrap(), "quiet macula.version=1.0.0");
+        assert_eq!(cmdline(&file_of(&good)).unwrap(), "quiet macula.version=1.0.0");
         for end in 0..good.len() {
-            assert!(read_section(&good[..end]).is_err());
+            assert!(cmdline(&file_of(&good[..end])).is_err());
         }
-        for at in 0x3c..0x80 {
+        for at in 0..0x200 {
             let mut bad = good.clone();
             bad[at] ^= 0xff;
-            let _ = read_section(&bad);
+            let _ = cmdline(&file_of(&bad));
         }
     }
 
     #[test]
     fn a_signature_is_seen_where_there_is_one() {
-        let optional_bytes = 240u16;
-        let mut pe = vec![0; 0x200];
-        pe[0x3c] = 0x40;
-        pe[0x40..0x44].copy_from_slice(b"PE\0\0");
-        pe[0x54..0x56].copy_from_slice(&optional_bytes.to_le_bytes());
-        let signed = |pe: &[u8]| {
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(pe).unwrap();
-            is_signed(&file)
-        };
-        assert!(!signed(&pe).unwrap());
-        let certificates = 0x40 + 24 + 144;
-        pe[certificates + 4] = 8;
-        assert!(signed(&pe).unwrap());
-        assert!(!signed(&with_cmdline("")).unwrap());
-        assert!(signed(b"MZ").is_err());
+        let mut pe = with_cmdline("");
+        assert!(!is_signed(&file_of(&pe)).unwrap());
+        let certificates = DIRECTORIES_AT + 4 * 8;
+        (pe[certificates], pe[certificates + 4]) = (0x80, 8);
+        assert!(is_signed(&file_of(&pe)).unwrap());
+        assert!(is_signed(&file_of(b"MZ")).is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The rescue system that a release brings along.
 
+use std::io::Write;
+
 use super::*;
 use crate::records::RescueSystem;
 
