@@ -1,5 +1,7 @@
 //! The command line, as clap reads it. What each verb does is in `verbs`.
 
+pub mod ucan;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -159,6 +161,9 @@ pub enum Verb {
     /// The node's log of all that changed its state, each record chained to the one before
     #[command(subcommand)]
     Audit(Audit),
+    /// Let others do a part of what you may: delegations (UCAN), made and looked at offline
+    #[command(subcommand, after_help = ucan::EXAMPLES)]
+    Ucan(ucan::Ucan),
     /// Node configuration
     #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(Config),
@@ -539,6 +544,9 @@ mod tests {
             "reset --yes",
             "reset --yes --encryption tpm-pin",
             "audit verify",
+            "ucan inspect -",
+            "ucan revoke a --link 2 --out b",
+            "ucan issue --to did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx --can a/* --with macula:a/*",
         ] {
             parse(line).unwrap();
         }
@@ -548,6 +556,9 @@ mod tests {
             "status --node x:0",
             "dht lookup mcid1-raw",
             "--local --node a status",
+            "ucan issue --to did:web:a --can a --with macula:a",
+            "ucan issue --to did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx --can A --with macula:a",
+            "ucan issue --to did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx --can a --with a/..",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -18,6 +18,8 @@ pub mod domain {
     pub const DHT_RECORD: &str = "dht-record";
     /// Release statements (`os-release`).
     pub const RELEASE: &str = "release";
+    /// Delegations taken back (`os-ucan`).
+    pub const UCAN_REVOCATION: &str = "ucan-revocation";
 }
 
 /// The signature is not this key's over this message in this domain, or the key is not a valid point.

@@ -15,6 +15,8 @@ mod release;
 mod root_keys;
 mod standing;
 mod status;
+mod ucan;
+mod ucan_show;
 mod units;
 mod update;
 
@@ -65,6 +67,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Rpc(verb) => mesh::rpc(s, verb).await,
         Verb::Pubsub(verb) => mesh::pubsub(s, verb).await,
         Verb::Audit(verb) => audit::audit(s, verb).await,
+        Verb::Ucan(verb) => ucan::ucan(s, &verb),
         Verb::Config(verb) => config::config(s, verb).await,
         Verb::Reset { yes, encryption } => config::reset(s, yes, encryption).await,
         Verb::RecoveryKey => config::recovery_key(s).await,
