@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::admission::Admission;
+use crate::authority::Authority;
 use crate::bus_api::Handlers;
 use crate::topics::Topics;
 use crate::{hello, streams};
@@ -32,6 +33,7 @@ pub struct Links {
     pub owner: Option<NodeId>,
     pub handlers: Handlers,
     pub topics: Topics,
+    pub authority: Authority,
     admission: Admission,
     endpoint: Endpoint,
     me: NodeId,
@@ -59,6 +61,7 @@ impl Links {
             owner,
             handlers: Handlers::default(),
             topics: Topics::default(),
+            authority: Authority::new(me, owner),
             admission: Admission::default(),
             endpoint,
             me,
