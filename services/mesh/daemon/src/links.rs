@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::admission::Admission;
 use crate::bus_api::Handlers;
+use crate::guests::Guests;
 use crate::topics::Topics;
 use crate::{hello, streams};
 
@@ -32,6 +33,8 @@ pub struct Links {
     pub owner: Option<NodeId>,
     pub handlers: Handlers,
     pub topics: Topics,
+    /// Who takes connections that are not of nodes.
+    pub guests: Guests,
     admission: Admission,
     endpoint: Endpoint,
     me: NodeId,
@@ -59,6 +62,7 @@ impl Links {
             owner,
             handlers: Handlers::default(),
             topics: Topics::default(),
+            guests: Guests::default(),
             admission: Admission::default(),
             endpoint,
             me,
@@ -141,6 +145,10 @@ impl Links {
 
     async fn accept(self: &Arc<Self>, incoming: Incoming) -> Result<()> {
         let connection = incoming.await?;
+        let alpn = mesh_transport::alpn_of(&connection);
+        if alpn != mesh_proto::ALPN {
+            return self.guests.hand_over(&alpn, connection);
+        }
         let node = mesh_transport::peer_of(&connection)?;
         if node == self.me {
             connection.close(VarInt::from_u32(close_code::DONE), b"this is me");
