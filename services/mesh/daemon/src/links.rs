@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::admission::Admission;
 use crate::authority::Authority;
 use crate::bus_api::Handlers;
+use crate::guests::Guests;
 use crate::topics::Topics;
 use crate::{hello, streams};
 
@@ -34,6 +35,8 @@ pub struct Links {
     pub handlers: Handlers,
     pub topics: Topics,
     pub authority: Authority,
+    /// Who takes connections that are not of nodes.
+    pub guests: Guests,
     admission: Admission,
     endpoint: Endpoint,
     me: NodeId,
@@ -62,6 +65,7 @@ impl Links {
             handlers: Handlers::default(),
             topics: Topics::default(),
             authority: Authority::new(me, owner),
+            guests: Guests::default(),
             admission: Admission::default(),
             endpoint,
             me,
@@ -144,6 +148,10 @@ impl Links {
 
     async fn accept(self: &Arc<Self>, incoming: Incoming) -> Result<()> {
         let connection = incoming.await?;
+        let alpn = mesh_transport::alpn_of(&connection);
+        if alpn != mesh_proto::ALPN {
+            return self.guests.hand_over(&alpn, connection);
+        }
         let node = mesh_transport::peer_of(&connection)?;
         if node == self.me {
             connection.close(VarInt::from_u32(close_code::DONE), b"this is me");

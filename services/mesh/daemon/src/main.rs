@@ -8,6 +8,7 @@ mod access_log;
 mod admission;
 mod authority;
 mod bus_api;
+mod guests;
 mod hello;
 mod lan;
 mod links;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_proto::Source;
+use mesh_transport::AlpnPort;
 use os_config::Config;
 use services_api::{bus, clock, daemon};
 
@@ -39,13 +41,15 @@ async fn main() -> Result<()> {
         mesh_transport::endpoint(address, &credentials, clock::certain_unix, Some(session.reset_key()))?;
     tracing::info!("node {} listens on UDP {}", session.node(), endpoint.local_addr()?);
 
+    let port = Arc::new(AlpnPort::new(endpoint.clone()));
+    session.install(&endpoint, &port)?;
     let links = Links::new(session.node(), config.owner, endpoint.clone());
     for seed in &config.mesh.seeds {
         links.learn(seed.node, &[seed.address], Source::Seed);
     }
     tokio::spawn(links.clone().accept_peers());
     tokio::spawn(links.clone().keep_dialing());
-    tokio::spawn(session.keep_fresh(endpoint));
+    tokio::spawn(session.keep_fresh(endpoint, port));
     if config.mesh.mdns {
         tokio::spawn(lan::meet_neighbours(links.clone(), config.name.clone(), config.mesh.port));
     }

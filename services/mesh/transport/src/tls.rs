@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use mesh_proto::ALPN;
 use os_certificate::node_id_of_chain;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -29,7 +29,13 @@ impl Credentials {
     }
 }
 
+/// A port that speaks to nodes alone. For more, [`crate::AlpnPort`].
 pub fn server_config(credentials: &Credentials, certain: Certain) -> Result<quinn::ServerConfig> {
+    crate::server_config_by_alpn(&[server_tls(credentials, certain)?])
+}
+
+/// TLS with other nodes: both ends show a certificate.
+pub fn server_tls(credentials: &Credentials, certain: Certain) -> Result<rustls::ServerConfig> {
     let provider = provider();
     let verifier = Arc::new(NodeVerifier { provider: provider.clone(), certain });
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
@@ -39,9 +45,7 @@ pub fn server_config(credentials: &Credentials, certain: Certain) -> Result<quin
         .context("session key and certificate do not fit")?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.max_early_data_size = 0;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    config.transport_config(transport_config());
-    Ok(config)
+    Ok(tls)
 }
 
 pub fn client_config(credentials: &Credentials, certain: Certain) -> Result<quinn::ClientConfig> {
