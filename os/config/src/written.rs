@@ -3,10 +3,16 @@
 use os_identity::NodeId;
 use serde::Deserialize;
 
-use crate::{Channel, Check, CheckWhat, ConfigError, Encryption, Gate, Mesh, Seed, State, Update, VERSION};
+use crate::{
+    Channel, Check, CheckWhat, Clients, ConfigError, Encryption, Gate, Mesh, Seed, State, Update, VERSION,
+    Welcome,
+};
 
 const MAX_SEEDS: usize = 64;
 const MAX_KEYS: usize = 32;
+const MAX_CLIENTS: usize = 256;
+const MAX_REALMS: usize = 16;
+const MAX_REALM: usize = 255;
 const MAX_CHECKS: usize = 16;
 const MAX_WORDS: usize = 32;
 const MAX_WORD: usize = 1024;
@@ -23,6 +29,8 @@ pub struct Config {
     #[serde(default)]
     mesh: MeshTable,
     #[serde(default)]
+    clients: ClientsTable,
+    #[serde(default)]
     update: UpdateTable,
     #[serde(default)]
     gate: GateTable,
@@ -37,6 +45,16 @@ struct MeshTable {
     mdns: Option<bool>,
     #[serde(default)]
     seeds: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct ClientsTable {
+    macula: Option<String>,
+    #[serde(default)]
+    keys: Vec<String>,
+    #[serde(default)]
+    realms: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -87,6 +105,7 @@ impl TryFrom<Config> for crate::Config {
             realm: w.realm.map_or(Ok(defaults.realm), |n| name("realm", n))?,
             owner: w.owner.map(|o| key("owner", &o)).transpose()?,
             mesh: mesh(w.mesh, defaults.mesh)?,
+            clients: clients(w.clients)?,
             update: update(w.update, defaults.update)?,
             gate: gate(w.gate, defaults.gate)?,
             state: State { encryption: encryption(w.state.encryption.as_deref())? },
@@ -111,6 +130,24 @@ fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {
         mdns: w.mdns.unwrap_or(defaults.mdns),
         seeds: seeds.collect::<Result<_, _>>()?,
     })
+}
+
+fn clients(w: ClientsTable) -> Result<Clients, ConfigError> {
+    if w.keys.len() > MAX_CLIENTS {
+        return Err(ConfigError::value("clients.keys", format!("at most {MAX_CLIENTS} keys")));
+    }
+    if w.realms.len() > MAX_REALMS || w.realms.iter().any(|r| !(1..=MAX_REALM).contains(&r.len())) {
+        let why = format!("at most {MAX_REALMS} names of 1 to {MAX_REALM} bytes");
+        return Err(ConfigError::value("clients.realms", why));
+    }
+    let macula = match w.macula.as_deref() {
+        None | Some("nobody") => Welcome::Nobody,
+        Some("listed") => Welcome::Listed,
+        Some("anybody") => Welcome::Anybody,
+        Some(_) => return Err(ConfigError::value("clients.macula", "nobody, listed or anybody")),
+    };
+    let keys = w.keys.iter().enumerate().map(|(i, text)| key(&format!("clients.keys[{i}]"), text));
+    Ok(Clients { macula, keys: keys.collect::<Result<_, _>>()?, realms: w.realms })
 }
 
 fn update(w: UpdateTable, defaults: Update) -> Result<Update, ConfigError> {

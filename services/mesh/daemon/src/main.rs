@@ -14,6 +14,7 @@ mod lan;
 mod links;
 mod revocations;
 mod session;
+mod station;
 mod streams;
 mod topics;
 
@@ -49,6 +50,7 @@ async fn main() -> Result<()> {
     }
     tokio::spawn(links.clone().accept_peers());
     tokio::spawn(links.clone().keep_dialing());
+    station::open(&links, &port, config.clients).await?;
     tokio::spawn(session.keep_fresh(endpoint, port));
     if config.mesh.mdns {
         tokio::spawn(lan::meet_neighbours(links.clone(), config.name.clone(), config.mesh.port));
