@@ -62,7 +62,7 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
         boot(tree, options)?;
     }
     if wanted(Part::Client) {
-        cargo(tree, &client_test_arguments(options))?;
+        client(tree, options)?;
     }
     Ok(())
 }
@@ -101,9 +101,17 @@ fn image_test_arguments(options: &Options) -> Vec<&str> {
 }
 
 /// A workspace of its own, with its own lock file and target folder.
-fn client_test_arguments(options: &Options) -> Vec<&str> {
+/// An existing client against our station by itself, and against whole nodes, whose programs are built first.
+fn client(tree: &Tree, options: &Options) -> Result<()> {
+    let programs = ["services-identity", "mesh-daemon", "dht-daemon", "content-daemon", "os-ctl"];
+    let mut build = vec!["build", "--release", "--locked", "--target", TARGET];
+    build.extend(programs.iter().flat_map(|package| ["-p", package]));
+    cargo(tree, &build)?;
     let manifest = "tests/macula-client/Cargo.toml";
-    with_filter(vec!["test", "--release", "--locked", "--manifest-path", manifest], options, &[])
+    let test = with_filter(vec!["test", "--release", "--locked", "--manifest-path", manifest], options, &[]);
+    let mut command = host::cargo();
+    command.args(test).env("MACULA_PROGRAMS", tree.root.join("target").join(TARGET).join("release"));
+    check(&mut command, tree)
 }
 
 fn boot(tree: &Tree, options: &Options) -> Result<()> {

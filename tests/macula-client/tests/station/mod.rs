@@ -30,11 +30,12 @@ impl TestStation {
         let memory = Arc::new(Memory::default());
         let station = Station::new(key, Config::default(), |_: &Request<'_>| Ok(()), now);
         let (stop, stopping) = oneshot::channel();
-        let serving = mesh_station::serve(mesh_station::connections(&endpoint), station, memory.clone(), async {
-            if stopping.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        });
+        let serving =
+            mesh_station::serve(mesh_station::connections(&endpoint), station, memory.clone(), async {
+                if stopping.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            });
         Self { port, node_id, memory, stop: Some(stop), serving: Some(tokio::spawn(serving)) }
     }
 
