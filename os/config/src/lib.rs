@@ -32,6 +32,7 @@ pub struct Config {
     /// Whoever may do everything here. Absent: nobody (the node waits to be paired).
     pub owner: Option<NodeId>,
     pub mesh: Mesh,
+    pub gateway: Gateway,
     pub update: Update,
     pub gate: Gate,
     pub state: State,
@@ -52,6 +53,16 @@ pub struct Mesh {
 pub struct Seed {
     pub node: NodeId,
     pub address: SocketAddr,
+}
+
+/// HTTP/1.1, 2 and 3, on the TCP and UDP port of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Whether it is there at all, default true. Without `public` and without tokens it gives out the node document and nothing else.
+    pub enabled: bool,
+    /// What needs no token, default nothing: `content/<mcid>`, `rpc/<procedure>` and `topic/<topic>` of this node, or with `/*` at the
+    /// end all beneath it. It is then open to everybody, also where a service serves it to the owner alone.
+    pub public: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +124,7 @@ impl Default for Config {
             realm: "home".into(),
             owner: None,
             mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new() },
+            gateway: Gateway { enabled: true, public: Vec::new() },
             update: Update { channel: None, release_keys: Vec::new(), threshold: 1, interval_s: 60 },
             gate: Gate { timeout_s: 180, steady_s: 10, checks: Vec::new() },
             state: State { encryption: None },
@@ -228,6 +240,9 @@ mod tests {
             port = 5000
             mdns = false
             seeds = ["{KEY}@192.0.2.1:4433", "{KEY}@[2001:db8::1]:4433"]
+            [gateway]
+            enabled = true
+            public = ["content/*", "rpc/shop/price_v1"]
             [update]
             channel = "stable"
             publisher = "{KEY}"
@@ -248,6 +263,7 @@ mod tests {
         let key: NodeId = KEY.parse().unwrap();
         assert_eq!(config.owner, Some(key));
         assert_eq!(config.mesh.seeds[1].address.to_string(), "[2001:db8::1]:4433");
+        assert_eq!(config.gateway.public, ["content/*", "rpc/shop/price_v1"]);
         assert_eq!(config.update.channel, Some(Channel { publisher: key, name: "stable".into() }));
         assert_eq!((config.gate.timeout_s, config.gate.steady_s), (60, 10));
         let [web, files] = &config.gate.checks[..] else { panic!("{:?}", config.gate.checks) };
@@ -265,6 +281,14 @@ mod tests {
             ("[mesh]\nport = 70000", "port"),
             ("[mesh]\nport = 0", "mesh.port"),
             ("[mesh]\nseeds = [\"192.0.2.1:4433\"]", "mesh.seeds[0]"),
+            ("[gateway]\npublic = [\"*\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"content/*\", \"control/*\"]", "gateway.public[1]"),
+            ("[gateway]\npublic = [\"rpc\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"rpc/\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"rpc/a/../b\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"rpc/a*\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"/rpc/a\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"topic/A\"]", "gateway.public[0]"),
             ("[update]\nchannel = \"stable\"", "update.publisher"),
             ("[update]\nthreshold = 0", "update.threshold"),
             ("[update]\nthreshold = 2", "update.threshold"),

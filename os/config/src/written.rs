@@ -3,10 +3,14 @@
 use os_identity::NodeId;
 use serde::Deserialize;
 
-use crate::{Channel, Check, CheckWhat, ConfigError, Encryption, Gate, Mesh, Seed, State, Update, VERSION};
+use crate::{
+    Channel, Check, CheckWhat, ConfigError, Encryption, Gate, Gateway, Mesh, Seed, State, Update, VERSION,
+};
 
 const MAX_SEEDS: usize = 64;
 const MAX_KEYS: usize = 32;
+const MAX_PUBLIC: usize = 64;
+const MAX_PUBLIC_LEN: usize = 160;
 const MAX_CHECKS: usize = 16;
 const MAX_WORDS: usize = 32;
 const MAX_WORD: usize = 1024;
@@ -23,6 +27,8 @@ pub struct Config {
     #[serde(default)]
     mesh: MeshTable,
     #[serde(default)]
+    gateway: GatewayTable,
+    #[serde(default)]
     update: UpdateTable,
     #[serde(default)]
     gate: GateTable,
@@ -37,6 +43,14 @@ struct MeshTable {
     mdns: Option<bool>,
     #[serde(default)]
     seeds: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct GatewayTable {
+    enabled: Option<bool>,
+    #[serde(default)]
+    public: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -87,6 +101,7 @@ impl TryFrom<Config> for crate::Config {
             realm: w.realm.map_or(Ok(defaults.realm), |n| name("realm", n))?,
             owner: w.owner.map(|o| key("owner", &o)).transpose()?,
             mesh: mesh(w.mesh, defaults.mesh)?,
+            gateway: gateway(w.gateway, defaults.gateway)?,
             update: update(w.update, defaults.update)?,
             gate: gate(w.gate, defaults.gate)?,
             state: State { encryption: encryption(w.state.encryption.as_deref())? },
@@ -111,6 +126,27 @@ fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {
         mdns: w.mdns.unwrap_or(defaults.mdns),
         seeds: seeds.collect::<Result<_, _>>()?,
     })
+}
+
+fn gateway(w: GatewayTable, defaults: Gateway) -> Result<Gateway, ConfigError> {
+    if w.public.len() > MAX_PUBLIC {
+        return Err(ConfigError::value("gateway.public", format!("at most {MAX_PUBLIC} entries")));
+    }
+    if let Some(at) = w.public.iter().position(|text| !is_public_thing(text)) {
+        let why =
+            "reads content/<mcid>, rpc/<procedure> or topic/<topic> of a-z, 0-9, - _ . ~, or ends with /*";
+        return Err(ConfigError::value(format!("gateway.public[{at}]"), why));
+    }
+    Ok(Gateway { enabled: w.enabled.unwrap_or(defaults.enabled), public: w.public })
+}
+
+/// The grammar of what tokens are about (`os/ucan`), without its owner.
+fn is_public_thing(text: &str) -> bool {
+    let mut segments = text.strip_suffix("/*").unwrap_or(text).split('/');
+    let kind = segments.next().is_some_and(|kind| matches!(kind, "content" | "rpc" | "topic"));
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    let segment = |s: &str| !matches!(s, "" | "." | "..") && s.bytes().all(good);
+    kind && text.contains('/') && text.len() <= MAX_PUBLIC_LEN && segments.all(segment)
 }
 
 fn update(w: UpdateTable, defaults: Update) -> Result<Update, ConfigError> {

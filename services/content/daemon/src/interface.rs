@@ -22,11 +22,20 @@ const MAX_CHUNKS: usize = 4 * 1024 * 1024;
 
 pub struct Content {
     node: Arc<Node<MeshPeers>>,
+    uid: u32,
 }
 
 impl Content {
-    pub fn new(node: Arc<Node<MeshPeers>>) -> Self {
-        Self { node }
+    pub fn new(node: Arc<Node<MeshPeers>>, uid: u32) -> Self {
+        Self { node, uid }
+    }
+
+    /// Mesh, which talks to strangers, may give out what is here, and add or take nothing.
+    fn not_for_mesh(&self) -> fdo::Result<()> {
+        if self.uid == bus::uid::MESH {
+            return Err(fdo::Error::AccessDenied("mesh only reads content".into()));
+        }
+        Ok(())
     }
 }
 
@@ -50,12 +59,14 @@ impl Content {
     }
 
     async fn offer(&self, manifest: Vec<u8>, path: String) -> fdo::Result<()> {
+        self.not_for_mesh()?;
         let mcid = self.node.local.offer(manifest, PathBuf::from(path)).await.map_err(bus::failed)?;
         self.node.announce(mcid);
         Ok(())
     }
 
     async fn offer_file(&self, manifest: Vec<u8>, file: zbus::OwnedFd) -> fdo::Result<()> {
+        self.not_for_mesh()?;
         let file = File::from(OwnedFd::from(file));
         let mcid = self.node.local.offer_file(manifest, file).await.map_err(bus::failed)?;
         self.node.announce(mcid);
@@ -63,6 +74,7 @@ impl Content {
     }
 
     async fn withdraw(&self, mcid: Vec<u8>) -> fdo::Result<()> {
+        self.not_for_mesh()?;
         let mcid = bus::mcid(&mcid)?;
         if self.node.local.offers.withdraw(&mcid) && !self.node.local.has_all(&mcid).await {
             self.node.announcer.unprovide(mcid);
@@ -71,12 +83,14 @@ impl Content {
     }
 
     async fn put(&self, block: Vec<u8>) -> fdo::Result<Vec<u8>> {
+        self.not_for_mesh()?;
         let mcid = self.node.local.put_raw(block).await.map_err(bus::failed)?;
         self.node.announce(mcid);
         Ok(mcid.to_bytes().to_vec())
     }
 
     fn report(&self) -> fdo::Result<String> {
+        self.not_for_mesh()?;
         serde_json::to_string(&self.node.report()).map_err(bus::failed)
     }
 }
@@ -152,7 +166,7 @@ mod tests {
     use crate::local::Local;
 
     /// The real interface on a socket pair, with neither mesh nor DHT behind it.
-    async fn served(dir: &std::path::Path) -> (zbus::Connection, zbus::Connection) {
+    async fn served(dir: &std::path::Path, uid: u32) -> (zbus::Connection, zbus::Connection) {
         let store = Arc::new(Store::open(dir, 64 << 20, 1).unwrap());
         let local = Local::new(store, Arc::new(Offers::new(vec![dir.to_path_buf()])));
         let (streams, _) = Streams::serve(&[]);
@@ -160,15 +174,29 @@ mod tests {
         let node = Arc::new(Node::new(local, peers, Announcer::recording().0));
         let (a, b) = StdUnixStream::pair().unwrap();
         let server = Builder::unix_stream(a).server(zbus::Guid::generate()).p2p();
-        let server = server.serve_at("/io/macula/Content", Content::new(node)).build();
+        let server = server.serve_at("/io/macula/Content", Content::new(node, uid)).build();
         let (server, client) = tokio::join!(server, Builder::unix_stream(b).p2p().build());
         (server.unwrap(), client.unwrap())
     }
 
     #[tokio::test(flavor = "current_thread")]
+    async fn mesh_only_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_server, client) = served(dir.path(), bus::uid::MESH).await;
+        let content = ContentProxy::new(&client).await.unwrap();
+        let id = Mcid::of_raw(b"statement").to_bytes();
+        let refused = |result: zbus::Result<()>| result.unwrap_err().to_string().contains("only reads");
+        assert!(refused(content.put(b"statement").await.map(drop)));
+        assert!(refused(content.withdraw(&id).await));
+        assert!(refused(content.offer(&[], "/x").await));
+        assert!(refused(content.report().await.map(drop)));
+        assert!(!refused(content.fetch(&id, &[4_000_000]).await.map(drop)), "this it may try");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
     async fn callers_put_offer_and_fetch() {
         let dir = tempfile::tempdir().unwrap();
-        let (_server, client) = served(dir.path()).await;
+        let (_server, client) = served(dir.path(), bus::uid::UPDATE).await;
         let content = ContentProxy::new(&client).await.unwrap();
         let id = content.put(b"statement").await.unwrap();
         assert_eq!(content.get(&id).await.unwrap(), b"statement");

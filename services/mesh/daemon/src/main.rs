@@ -5,6 +5,7 @@
 
 mod admission;
 mod bus_api;
+mod gateway;
 mod guests;
 mod hello;
 mod lan;
@@ -45,7 +46,10 @@ async fn main() -> Result<()> {
     }
     tokio::spawn(links.clone().accept_peers());
     tokio::spawn(links.clone().keep_dialing());
-    tokio::spawn(session.keep_fresh(endpoint, port));
+    tokio::spawn(session.keep_fresh(endpoint, port.clone()));
+    if config.gateway.enabled {
+        tokio::spawn(gateway::run(links.clone(), config.clone(), port));
+    }
     if config.mesh.mdns {
         tokio::spawn(lan::meet_neighbours(links.clone(), config.name.clone(), config.mesh.port));
     }
