@@ -14,6 +14,9 @@ use tokio::sync::mpsc;
 /// How long a request's body may take.
 pub const BODY_WAIT: Duration = Duration::from_secs(30);
 
+const DRAIN_WAIT: Duration = Duration::from_secs(1);
+const MAX_DRAINED: usize = 256 * 1024;
+
 /// An answer's.
 pub enum Body {
     /// `None`: it has been sent.
@@ -76,10 +79,23 @@ pub trait RequestBody: Send {
     /// The next piece; `None` at the end.
     fn piece(&mut self) -> impl Future<Output = Option<Result<Bytes, String>>> + Send;
 
-    fn whole(mut self, limit: usize) -> impl Future<Output = Result<Vec<u8>, Problem>> + Send
-    where
-        Self: Sized,
-    {
+    /// Reads on for a moment what nobody wants: clients that are still sending when the answer comes take it for a broken connection.
+    fn drain(&mut self) -> impl Future<Output = ()> + Send {
+        async {
+            let read = async {
+                let mut left = MAX_DRAINED;
+                while let Some(Ok(piece)) = self.piece().await {
+                    match left.checked_sub(piece.len()) {
+                        Some(less) => left = less,
+                        None => return,
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(DRAIN_WAIT, read).await;
+        }
+    }
+
+    fn whole(&mut self, limit: usize) -> impl Future<Output = Result<Vec<u8>, Problem>> + Send {
         async move {
             let read = async {
                 let mut whole = Vec::new();

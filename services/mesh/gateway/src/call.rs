@@ -22,7 +22,7 @@ pub async fn post<N: Node, B: RequestBody>(
     at: NodeId,
     procedure: String,
     head: &request::Parts,
-    body: B,
+    body: &mut B,
 ) -> Result<Response<Body>, Problem> {
     let wait = wait(head.uri.query())?;
     let _slot = turn(&gateway.calls, from).await?;

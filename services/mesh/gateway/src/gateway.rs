@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use mesh_http::{Place, Problem, Route, allow_any_origin, preflight, route};
 use os_identity::NodeId;
 
@@ -60,10 +60,14 @@ impl<N: Node> Gateway<N> {
         request: Request<B>,
     ) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
-        let mut response = match self.try_answer(from, request).await {
+        let (head, mut body) = request.into_parts();
+        let mut response = match self.try_answer(from, &head, &mut body).await {
             Ok(response) => response,
             Err(problem) => problem.to_response().map(Body::from),
         };
+        if response.status().is_client_error() {
+            body.drain().await;
+        }
         if is_head {
             *response.body_mut() = Body::empty();
         }
@@ -78,9 +82,9 @@ impl<N: Node> Gateway<N> {
     async fn try_answer<B: RequestBody>(
         self: &Arc<Self>,
         from: IpAddr,
-        request: Request<B>,
+        head: &request::Parts,
+        body: &mut B,
     ) -> Result<Response<Body>, Problem> {
-        let (head, body) = request.into_parts();
         let route = route(head.uri.path())?;
         let at = self.place(&route)?;
         if head.method == Method::OPTIONS {
@@ -93,9 +97,9 @@ impl<N: Node> Gateway<N> {
         let public = right.is_public();
         let mut response = match route {
             Route::Document => Ok(self.document()),
-            Route::Content(mcid) => content::get(self, from, mcid, &head).await,
-            Route::Call { procedure, .. } => call::post(self, from, at, procedure, &head, body).await,
-            Route::Events { topic, .. } => events::get(self, from, at, topic, &head, right).await,
+            Route::Content(mcid) => content::get(self, from, mcid, head).await,
+            Route::Call { procedure, .. } => call::post(self, from, at, procedure, head, body).await,
+            Route::Events { topic, .. } => events::get(self, from, at, topic, head, right).await,
         };
         if public {
             // Also for what went wrong: a page may know why.

@@ -1,6 +1,8 @@
 //! A machine with a real mesh process, and this test in the place of its other services.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod content;
+
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
@@ -66,13 +68,18 @@ pub fn certify(key: &NodeKey, session: &[u8]) -> (Vec<u8>, Vec<u8>) {
 impl Machine {
     /// A node with the key of this seed that knows the others' addresses.
     pub async fn start(seed: u8, seeds: &[&Machine]) -> Self {
+        Self::start_with(seed, seeds, "", "").await
+    }
+
+    /// The same, with more lines at the beginning and the end of its config.toml.
+    pub async fn start_with(seed: u8, seeds: &[&Machine], first: &str, last: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = NodeKey::from_seed(&[seed; 32]);
         let port = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let seeds: Vec<_> =
             seeds.iter().map(|m| format!("\"{}@{}\"", m.key.node_id(), m.address())).collect();
         let config = format!(
-            "version = 1\nname = \"n{seed}\"\n[mesh]\nport = {port}\nmdns = false\nseeds = [{}]\n",
+            "version = 1\nname = \"n{seed}\"\n{first}\n[mesh]\nport = {port}\nmdns = false\nseeds = [{}]\n{last}\n",
             seeds.join(", ")
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
@@ -90,6 +97,11 @@ impl Machine {
 
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv6Addr::LOCALHOST, self.port))
+    }
+
+    /// Where its services' sockets are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub async fn kill_and_restart(&mut self) {
