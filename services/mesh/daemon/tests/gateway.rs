@@ -2,42 +2,16 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::process::Stdio;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use os_identity::{NodeId, NodeKey};
-use os_ucan::policy::Policy;
-use os_ucan::{Ability, Capability, Delegation, Did, Resource, Subject, jwt};
+use os_identity::NodeId;
+use support::owned::{machine, token};
 use support::{Machine, Procedure, content};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-const OWNER: u8 = 70;
 const WAIT: Duration = Duration::from_secs(20);
-
-/// A token that the owner issues to a node, good for a minute.
-fn token(node: NodeId, ability: &str, resource: &str) -> String {
-    let owner = NodeKey::from_seed(&[OWNER; 32]);
-    let did = |id: NodeId| Did::parse(&id.to_string()).unwrap();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let delegation = Delegation {
-        issuer: did(owner.node_id()),
-        audience: did(node),
-        subject: Subject::Implied,
-        capabilities: vec![Capability {
-            ability: Ability::parse(ability).unwrap(),
-            resource: Resource::parse(resource).unwrap(),
-        }],
-        policy: Policy::default(),
-        not_before: None,
-        expires: Some(now + 60),
-        nonce: vec![7; 12],
-        meta: BTreeMap::new(),
-        proofs: vec![],
-    };
-    String::from_utf8(jwt::issue(&delegation, &owner).unwrap()).unwrap()
-}
 
 fn curl(machine: &Machine, path: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("curl");
@@ -57,18 +31,6 @@ async fn ask(machine: &Machine, path: &str, arguments: &[&str]) -> (u16, String,
     assert!(!line.starts_with("000"), "{output:?}");
     let (status, version) = line.split_once(' ').unwrap();
     (status.parse().unwrap(), version.to_owned(), output.stdout[..at].to_vec())
-}
-
-/// The gateway comes up a moment after the mesh.
-async fn machine(seed: u8, seeds: &[&Machine], public: &str) -> Machine {
-    let owner = format!("owner = \"{}\"", NodeKey::from_seed(&[OWNER; 32]).node_id());
-    let machine = Machine::start_with(seed, seeds, &owner, &format!("[gateway]\npublic = [{public}]")).await;
-    let began = std::time::Instant::now();
-    while tokio::net::TcpStream::connect(("::1", machine.port)).await.is_err() {
-        assert!(began.elapsed() < WAIT, "no gateway");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    machine
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -103,6 +65,13 @@ async fn content_and_the_node_document() {
             let (status, _, body) = ask(&a, &path, &[&header[..], &["--range", range]].concat()).await;
             assert_eq!((status, body == expected), (206, true), "{range}");
         }
+        let (status, _, head) = ask(&a, &path, &[&header[..], &["--head", "--range", "0-1"]].concat()).await;
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(
+            status == 200 && head.contains("content-length: 2500000\r"),
+            "a range means nothing to HEAD: {head}"
+        );
+        assert!(head.contains(&format!("alt-svc: h3=\":{}\"", a.port)), "{head}");
         let (status, ..) = ask(&a, &path, &[&header[..], &["--range", "2500000-"]].concat()).await;
         assert_eq!(status, 416);
         let known = format!("if-none-match: \"{mcid}\"");

@@ -11,6 +11,7 @@ const HEADERS: &str = "content-type, range, if-none-match, if-range, last-event-
 pub fn allow_any_origin(headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    headers.insert("timing-allow-origin", HeaderValue::from_static("*"));
 }
 
 /// The answer to `OPTIONS`: whether a page may go on and ask.

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub mod content;
+pub mod owned;
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream as StdUnixStream;
