@@ -11,7 +11,7 @@ use os_identity::NodeId;
 
 use crate::Node;
 use crate::body::{Body, RequestBody};
-use crate::gateway::{Gateway, turn};
+use crate::gateway::Gateway;
 
 const WAIT_MS: u64 = 10_000;
 const MAX_WAIT_MS: u64 = 60_000;
@@ -25,7 +25,7 @@ pub async fn post<N: Node, B: RequestBody>(
     body: &mut B,
 ) -> Result<Response<Body>, Problem> {
     let wait = wait(head.uri.query())?;
-    let _slot = turn(&gateway.calls, from).await?;
+    let _slot = gateway.turn(&gateway.calls, from).await?;
     let message = body.whole(MAX_MESSAGE).await?;
     let called = gateway.node.call(at, procedure, message, wait).await;
     let mut response = Response::new(Body::from(called.map_err(|e| Problem::of_call(&e))?));

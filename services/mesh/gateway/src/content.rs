@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::body::Body;
 use crate::gate::Slot;
-use crate::gateway::{Gateway, turn};
+use crate::gateway::Gateway;
 use crate::{Content, Node};
 
 /// Bytes fetched at a time, where chunks are not larger.
@@ -41,7 +41,7 @@ pub async fn get<N: Node>(
         // RFC 9110, 14.2: a Range means nothing but to GET.
         Verdict::Go { range } => range && head.method == Method::GET,
     };
-    let slot = turn(&gateway.contents, from).await?;
+    let slot = gateway.turn(&gateway.contents, from).await?;
     let content = gateway.node.content(mcid).await?;
     let wanted = if range { wanted(&head.headers, content.size) } else { Part::Whole };
     let size = content.size;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::access::Right;
 use crate::body::Body;
 use crate::gate::Slot;
-use crate::gateway::{Gateway, turn};
+use crate::gateway::Gateway;
 use crate::{Duplex, Node};
 
 /// How soon a publisher's node has to answer.
@@ -51,7 +51,7 @@ pub async fn get<N: Node>(
     if head.method == Method::HEAD {
         return Ok(response);
     }
-    let slot = turn(&gateway.events, from).await?;
+    let slot = gateway.turn(&gateway.events, from).await?;
     let last = head.headers.get("last-event-id").map(|id| id.to_str().ok().and_then(place_of));
     let mut subscription = last.flatten().map_or_else(Subscription::default, Subscription::after);
     let begun = timeout(START, begin(gateway, at, topic, &mut subscription)).await;

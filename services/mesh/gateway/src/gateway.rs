@@ -13,23 +13,34 @@ use crate::body::{Body, RequestBody};
 use crate::gate::{Gate, Slot};
 use crate::{Node, call, content, events};
 
-/// How long a request waits for its turn.
-const TURN: Duration = Duration::from_secs(10);
-
-/// What there may be at once: in all, and of one client.
+/// What there may be at once (in all, and of one client), and how long things may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     pub contents: (usize, usize),
     pub calls: (usize, usize),
     pub events: (usize, usize),
     pub http3_connections: (usize, usize),
+    /// How long a request waits for its turn.
+    pub turn: Duration,
+    /// How long a request's head may take.
+    pub head: Duration,
+    /// A connection on which nothing moves is closed after so long.
+    pub silence: Duration,
 }
 
 impl Default for Settings {
     /// With these the gateway holds about 100 MB at the very worst: 2 MiB for each content and each call, 1 MiB for each HTTP/3
     /// connection that sends what nobody wants to read.
     fn default() -> Self {
-        Self { contents: (16, 8), calls: (16, 8), events: (64, 16), http3_connections: (32, 8) }
+        Self {
+            contents: (16, 8),
+            calls: (16, 8),
+            events: (64, 16),
+            http3_connections: (32, 8),
+            turn: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            silence: Duration::from_secs(60),
+        }
     }
 }
 
@@ -39,6 +50,7 @@ pub struct Gateway<N> {
     pub(crate) calls: Gate,
     pub(crate) events: Gate,
     pub(crate) http3_connections: Gate,
+    pub(crate) settings: Settings,
 }
 
 impl<N: Node> Gateway<N> {
@@ -50,6 +62,7 @@ impl<N: Node> Gateway<N> {
             calls: gate(settings.calls),
             events: gate(settings.events),
             http3_connections: gate(settings.http3_connections),
+            settings,
         })
     }
 
@@ -125,6 +138,12 @@ impl<N: Node> Gateway<N> {
         }
     }
 
+    /// A turn for something, or word that there is none.
+    pub(crate) async fn turn(&self, gate: &Gate, from: IpAddr) -> Result<Slot, Problem> {
+        let slot = gate.enter_within(from, self.settings.turn).await;
+        slot.ok_or_else(|| Problem::busy("as many requests of this kind as there may be are under way"))
+    }
+
     fn document(&self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.node.document()));
         let headers = response.headers_mut();
@@ -132,10 +151,4 @@ impl<N: Node> Gateway<N> {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         response
     }
-}
-
-/// A turn for something, or word that there is none.
-pub(crate) async fn turn(gate: &Gate, from: IpAddr) -> Result<Slot, Problem> {
-    let slot = gate.enter_within(from, TURN).await;
-    slot.ok_or_else(|| Problem::busy("as many requests of this kind as there may be are under way"))
 }

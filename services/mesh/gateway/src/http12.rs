@@ -11,16 +11,13 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Settings};
 use crate::tcp::TlsTcp;
 use crate::{Body, H2, Node};
 
 /// Tokens are the largest thing in a head.
 pub const MAX_HEAD: usize = 40 * 1024;
 const MAX_HEADERS: usize = 64;
-const HEAD_WAIT: Duration = Duration::from_secs(10);
-/// A connection on which nothing moves is closed after so long.
-pub const SILENCE: Duration = Duration::from_secs(60);
 /// Requests at once on one connection.
 pub const REQUESTS: u32 = 16;
 const STREAM_WINDOW: u32 = 128 * 1024;
@@ -29,6 +26,7 @@ const CONNECTION_WINDOW: u32 = 512 * 1024;
 /// Serves one connection to its end. `port`: where the same is to be had over HTTP/3.
 pub async fn serve_tls<N: Node>(gateway: Arc<Gateway<N>>, stream: TlsTcp, from: IpAddr, port: u16) {
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(H2);
+    let Settings { head, silence, .. } = gateway.settings;
     let pulse = stream.get_ref().0.pulse();
     let elsewhere = HeaderValue::from_str(&format!("h3=\":{port}\"; ma=86400")).ok();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -42,10 +40,10 @@ pub async fn serve_tls<N: Node>(gateway: Arc<Gateway<N>>, stream: TlsTcp, from: 
     let io = TokioIo::new(stream);
     let ended = if is_h2 {
         let connection = http2().serve_connection(io, service);
-        until_silent(pin!(connection), pulse.stopped(SILENCE)).await
+        until_silent(pin!(connection), pulse.stopped(silence)).await
     } else {
-        let connection = http1().serve_connection(io, service);
-        until_silent(pin!(connection), pulse.stopped(SILENCE)).await
+        let connection = http1(head).serve_connection(io, service);
+        until_silent(pin!(connection), pulse.stopped(silence)).await
     };
     if let Err(e) = ended {
         tracing::debug!("HTTP connection from {from}: {e}");
@@ -62,10 +60,10 @@ async fn until_silent(
     }
 }
 
-fn http1() -> hyper::server::conn::http1::Builder {
+fn http1(head: Duration) -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new());
-    builder.header_read_timeout(HEAD_WAIT).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
+    builder.header_read_timeout(head).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
     builder
 }
 

@@ -15,12 +15,11 @@ use tokio::time::timeout;
 use crate::Node;
 use crate::body::{Body, RequestBody};
 use crate::gateway::Gateway;
-use crate::http12::{MAX_HEAD, REQUESTS, SILENCE};
+use crate::http12::{MAX_HEAD, REQUESTS};
 
 /// RFC 9114, 8.1.
 const H3_NO_ERROR: u32 = 0x100;
 const H3_EXCESSIVE_LOAD: u32 = 0x107;
-const HEAD_WAIT: Duration = Duration::from_secs(10);
 /// A client that has taken nothing for so long has gone.
 const TAKE: Duration = Duration::from_secs(60);
 /// The largest piece that is handed to QUIC at once.
@@ -50,11 +49,11 @@ async fn requests<N: Node>(
     let mut builder = h3::server::builder();
     builder.max_field_section_size(MAX_HEAD as u64);
     let h3 = builder.build::<_, Bytes>(h3_quinn::Connection::new(connection.clone()));
-    let mut h3 = timeout(HEAD_WAIT, h3).await.context("no HTTP/3 settings")??;
+    let mut h3 = timeout(gateway.settings.head, h3).await.context("no HTTP/3 settings")??;
     let running = Arc::new(Semaphore::new(REQUESTS as usize));
     loop {
         let permit = running.clone().acquire_owned().await?;
-        let accepted = match timeout(SILENCE, h3.accept()).await {
+        let accepted = match timeout(gateway.settings.silence, h3.accept()).await {
             Ok(accepted) => accepted?,
             // All permits but ours are back: nothing has been asked for a while, and nothing is being answered.
             Err(_) if running.available_permits() + 1 == REQUESTS as usize => return Ok(()),
@@ -76,7 +75,8 @@ async fn request<N: Node>(
     from: IpAddr,
     resolver: RequestResolver<h3_quinn::Connection, Bytes>,
 ) -> Result<()> {
-    let resolved = timeout(HEAD_WAIT, resolver.resolve_request()).await.context("no head came")?;
+    let resolved =
+        timeout(gateway.settings.head, resolver.resolve_request()).await.context("no head came")?;
     let (request, stream) = resolved?;
     let (mut send, receive) = stream.split();
     let request = request.map(|()| H3Body(receive));
