@@ -22,7 +22,7 @@ const HOST_CRATES: [&str; 8] = [
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only these parts, in the order of the list: all but `client` by default.
+    /// Only these parts, in the order of the list: all but `client` and `gateway` by default.
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// Passed on to the test program: a test's name or a part of it.
@@ -42,11 +42,17 @@ enum Part {
     Boot,
     /// An existing Macula client against our station. Only when it is named: it builds that client.
     Client,
+    /// The HTTP gateway as aioquic and Chromium see it. Only when it is named: it fetches them.
+    Gateway,
 }
+
+/// Other people's HTTP/3, from PyPI.
+const AIOQUIC: &str = "aioquic==1.7.2";
 
 pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     host::prepare(Need::Test)?;
-    let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && part != Part::Client);
+    let always = |part| !matches!(part, Part::Client | Part::Gateway);
+    let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && always(part));
     if wanted(Part::Lint) {
         cargo(tree, &["fmt", "--all", "--check"])?;
         cargo(tree, &lint_arguments())?;
@@ -64,7 +70,29 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     if wanted(Part::Client) {
         client(tree, options)?;
     }
+    if wanted(Part::Gateway) {
+        gateway(tree, options)?;
+    }
     Ok(())
+}
+
+fn gateway(tree: &Tree, options: &Options) -> Result<()> {
+    host::prepare(Need::Browser)?;
+    let venv = tree.out().join("aioquic");
+    let python = venv.join("bin/python");
+    if !python.exists() {
+        finish(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+    }
+    finish(Command::new(&python).args(["-m", "pip", "install", "--quiet", AIOQUIC]))?;
+    let program = ["test", "--release", "--locked", "--target", TARGET, "-p", "mesh-daemon"];
+    let arguments = [&program[..], &["--test", "gateway_clients"]].concat();
+    let arguments = with_filter(arguments, options, &["--ignored", "--test-threads", "1"]);
+    finish(host::cargo().args(arguments).current_dir(&tree.root).env("MACULA_AIOQUIC", &python))
+}
+
+fn finish(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if status.success() { Ok(()) } else { bail!("{command:?} failed: {status}") }
 }
 
 fn lint_arguments() -> Vec<&'static str> {

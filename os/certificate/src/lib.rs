@@ -4,12 +4,15 @@
 //! key that signed the leaf. The CA's key *is* the node id; names in the certificates mean nothing. Nothing here reads
 //! the clock: times are passed in, in Unix seconds.
 
+mod web;
+
 use os_identity::{NodeId, Signature};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
     PublicKeyData, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
+pub use web::{WEB_LIFETIME_S, WebKey};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 /// How long a session certificate is valid. Mesh asks for a new one well before.
@@ -46,6 +49,8 @@ pub enum CertificateError {
     Chain(webpki::Error),
     #[error("cannot make the certificate: {0}")]
     Make(#[from] rcgen::Error),
+    #[error("cannot make a key")]
+    Key,
     #[error("time {0} is outside what a certificate can say")]
     Time(u64),
 }
@@ -78,6 +83,12 @@ pub fn self_signed(
 ) -> Result<CertificateDer<'static>, CertificateError> {
     let signer = CaKey { node, public: *node.node_id().as_bytes() };
     Ok(params(name, now, lifetime_s)?.self_signed(&signer)?.der().clone())
+}
+
+/// SHA-256 of a certificate, lower case hexadecimal: how browsers and people name it.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, certificate);
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The node id that a presented chain proves. The TLS handshake proves that the peer holds the leaf's key.

@@ -33,6 +33,7 @@ pub struct Config {
     pub owner: Option<NodeId>,
     pub mesh: Mesh,
     pub clients: Clients,
+    pub gateway: Gateway,
     pub update: Update,
     pub gate: Gate,
     pub state: State,
@@ -73,6 +74,16 @@ pub enum Welcome {
     Listed,
     /// Others may meet here, look things up and fetch content.
     Anybody,
+}
+
+/// HTTP/1.1, 2 and 3, on the TCP and UDP port of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Whether it is there at all, default true. Without `public` and without tokens it gives out the node document and nothing else.
+    pub enabled: bool,
+    /// What needs no token, default nothing: `content/<mcid>`, `rpc/<procedure>` and `topic/<topic>` of this node, or with `/*` at the
+    /// end all beneath it. It is then open to everybody, also where a service serves it to the owner alone.
+    pub public: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +146,7 @@ impl Default for Config {
             owner: None,
             mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new() },
             clients: Clients { macula: Welcome::Nobody, keys: Vec::new(), realms: Vec::new() },
+            gateway: Gateway { enabled: true, public: Vec::new() },
             update: Update { channel: None, release_keys: Vec::new(), threshold: 1, interval_s: 60 },
             gate: Gate { timeout_s: 180, steady_s: 10, checks: Vec::new() },
             state: State { encryption: None },
@@ -254,6 +266,9 @@ mod tests {
             macula = "listed"
             keys = ["{KEY}"]
             realms = ["io.example"]
+            [gateway]
+            enabled = true
+            public = ["content/*", "rpc/shop/price_v1"]
             [update]
             channel = "stable"
             publisher = "{KEY}"
@@ -276,6 +291,7 @@ mod tests {
         assert_eq!(config.mesh.seeds[1].address.to_string(), "[2001:db8::1]:4433");
         let realms = vec!["io.example".to_owned()];
         assert_eq!(config.clients, Clients { macula: Welcome::Listed, keys: vec![key], realms });
+        assert_eq!(config.gateway.public, ["content/*", "rpc/shop/price_v1"]);
         assert_eq!(config.update.channel, Some(Channel { publisher: key, name: "stable".into() }));
         assert_eq!((config.gate.timeout_s, config.gate.steady_s), (60, 10));
         let [web, files] = &config.gate.checks[..] else { panic!("{:?}", config.gate.checks) };
@@ -296,6 +312,14 @@ mod tests {
             ("[clients]\nmacula = \"all\"", "clients.macula"),
             ("[clients]\nkeys = [\"x\"]", "clients.keys"),
             ("[clients]\nrealms = [\"\"]", "clients.realms"),
+            ("[gateway]\npublic = [\"*\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"content/*\", \"control/*\"]", "gateway.public[1]"),
+            ("[gateway]\npublic = [\"rpc\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"rpc/\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"rpc/a/../b\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"rpc/a*\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"/rpc/a\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"topic/A\"]", "gateway.public[0]"),
             ("[update]\nchannel = \"stable\"", "update.publisher"),
             ("[update]\nthreshold = 0", "update.threshold"),
             ("[update]\nthreshold = 2", "update.threshold"),

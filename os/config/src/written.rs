@@ -4,8 +4,8 @@ use os_identity::NodeId;
 use serde::Deserialize;
 
 use crate::{
-    Channel, Check, CheckWhat, Clients, ConfigError, Encryption, Gate, Mesh, Seed, State, Update, VERSION,
-    Welcome,
+    Channel, Check, CheckWhat, Clients, ConfigError, Encryption, Gate, Gateway, Mesh, Seed, State, Update,
+    VERSION, Welcome,
 };
 
 const MAX_SEEDS: usize = 64;
@@ -13,6 +13,8 @@ const MAX_KEYS: usize = 32;
 const MAX_CLIENTS: usize = 256;
 const MAX_REALMS: usize = 16;
 const MAX_REALM: usize = 255;
+const MAX_PUBLIC: usize = 64;
+const MAX_PUBLIC_LEN: usize = 160;
 const MAX_CHECKS: usize = 16;
 const MAX_WORDS: usize = 32;
 const MAX_WORD: usize = 1024;
@@ -30,6 +32,8 @@ pub struct Config {
     mesh: MeshTable,
     #[serde(default)]
     clients: ClientsTable,
+    #[serde(default)]
+    gateway: GatewayTable,
     #[serde(default)]
     update: UpdateTable,
     #[serde(default)]
@@ -55,6 +59,14 @@ struct ClientsTable {
     keys: Vec<String>,
     #[serde(default)]
     realms: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct GatewayTable {
+    enabled: Option<bool>,
+    #[serde(default)]
+    public: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -106,6 +118,7 @@ impl TryFrom<Config> for crate::Config {
             owner: w.owner.map(|o| key("owner", &o)).transpose()?,
             mesh: mesh(w.mesh, defaults.mesh)?,
             clients: clients(w.clients)?,
+            gateway: gateway(w.gateway, defaults.gateway)?,
             update: update(w.update, defaults.update)?,
             gate: gate(w.gate, defaults.gate)?,
             state: State { encryption: encryption(w.state.encryption.as_deref())? },
@@ -148,6 +161,27 @@ fn clients(w: ClientsTable) -> Result<Clients, ConfigError> {
     };
     let keys = w.keys.iter().enumerate().map(|(i, text)| key(&format!("clients.keys[{i}]"), text));
     Ok(Clients { macula, keys: keys.collect::<Result<_, _>>()?, realms: w.realms })
+}
+
+fn gateway(w: GatewayTable, defaults: Gateway) -> Result<Gateway, ConfigError> {
+    if w.public.len() > MAX_PUBLIC {
+        return Err(ConfigError::value("gateway.public", format!("at most {MAX_PUBLIC} entries")));
+    }
+    if let Some(at) = w.public.iter().position(|text| !is_public_thing(text)) {
+        let why =
+            "reads content/<mcid>, rpc/<procedure> or topic/<topic> of a-z, 0-9, - _ . ~, or ends with /*";
+        return Err(ConfigError::value(format!("gateway.public[{at}]"), why));
+    }
+    Ok(Gateway { enabled: w.enabled.unwrap_or(defaults.enabled), public: w.public })
+}
+
+/// The grammar of what tokens are about (`os/ucan`), without its owner.
+fn is_public_thing(text: &str) -> bool {
+    let mut segments = text.strip_suffix("/*").unwrap_or(text).split('/');
+    let kind = segments.next().is_some_and(|kind| matches!(kind, "content" | "rpc" | "topic"));
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    let segment = |s: &str| !matches!(s, "" | "." | "..") && s.bytes().all(good);
+    kind && text.contains('/') && text.len() <= MAX_PUBLIC_LEN && segments.all(segment)
 }
 
 fn update(w: UpdateTable, defaults: Update) -> Result<Update, ConfigError> {

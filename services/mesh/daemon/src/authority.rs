@@ -114,7 +114,8 @@ impl Authority {
         CallError::new(Code::FORBIDDEN, format!("{what}: {why}"))
     }
 
-    fn note(&self, verdict: Verdict, who: NodeId, what: &str, why: &dyn fmt::Display) {
+    /// Notes it, if it is news, in the audit log.
+    pub fn note(&self, verdict: Verdict, who: NodeId, what: &str, why: &dyn fmt::Display) {
         let now_ms = self.started.elapsed().as_millis() as u64;
         let line = lock(&self.log).note(verdict, who, what, why, now_ms);
         let Some(line) = line else { return };

@@ -110,6 +110,11 @@ impl Links {
         self.admission.stream(peer, self.now())
     }
 
+    /// Whether somebody from there may connect once more now.
+    pub fn admits_connection(&self, from: SocketAddr) -> bool {
+        self.admission.handshake(from, self.now())
+    }
+
     /// Without the owner, who is no node.
     pub fn connected_nodes(&self) -> Vec<NodeId> {
         self.state().connections.keys().copied().filter(|n| self.owner != Some(*n)).collect()
@@ -125,7 +130,7 @@ impl Links {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         while let Some(incoming) = self.endpoint.accept().await {
             let from = incoming.remote_address();
-            if !self.admission.handshake(from, self.now()) {
+            if !self.admits_connection(from) {
                 tracing::debug!("refused {from} a connection: too many from there");
                 incoming.refuse();
                 continue;
@@ -153,6 +158,7 @@ impl Links {
             return self.guests.hand_over(&alpn, connection);
         }
         let node = mesh_transport::peer_of(&connection)?;
+        mesh_transport::widen(&connection);
         if node == self.me {
             connection.close(VarInt::from_u32(close_code::DONE), b"this is me");
             return Ok(());

@@ -8,6 +8,7 @@ mod access_log;
 mod admission;
 mod authority;
 mod bus_api;
+mod gateway;
 mod guests;
 mod hello;
 mod lan;
@@ -50,8 +51,11 @@ async fn main() -> Result<()> {
     }
     tokio::spawn(links.clone().accept_peers());
     tokio::spawn(links.clone().keep_dialing());
-    station::open(&links, &port, config.clients).await?;
-    tokio::spawn(session.keep_fresh(endpoint, port));
+    station::open(&links, &port, config.clients.clone()).await?;
+    tokio::spawn(session.keep_fresh(endpoint, port.clone()));
+    if config.gateway.enabled {
+        tokio::spawn(gateway::run(links.clone(), config.clone(), port));
+    }
     if config.mesh.mdns {
         tokio::spawn(lan::meet_neighbours(links.clone(), config.name.clone(), config.mesh.port));
     }

@@ -199,11 +199,26 @@ impl Default for Subscriber {
 }
 
 impl Subscriber {
+    /// One that goes on after this event, which it was told of in an earlier life.
+    pub fn after(place: Place) -> Self {
+        Self { place: Some(place), ..Self::default() }
+    }
+
+    /// The event that was heard last; `None` before the publisher has said where it begins.
+    pub fn place(&self) -> Option<Place> {
+        self.place
+    }
+
     /// A new stream is there: the frame to send on it.
     pub fn connected(&mut self) -> Vec<u8> {
         self.started = false;
         self.incoming = Frames::new(MAX_FRAME);
         Message::Subscribe(self.place).frame()
+    }
+
+    /// Whether the publisher has taken this stream's subscription.
+    pub fn has_started(&self) -> bool {
+        self.started
     }
 
     /// Bytes of the publisher.

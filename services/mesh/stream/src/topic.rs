@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use mesh_proto::pubsub::{Feed, Heard, Log, Subscriber, TopicError};
+use mesh_proto::pubsub::{Feed, Heard, Log, Place, Subscriber, TopicError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -56,14 +56,37 @@ where
 pub struct Subscription {
     subscriber: Subscriber,
     buffer: Vec<u8>,
+    /// Heard while waiting for something else.
+    heard: Option<Heard>,
 }
 
 impl Subscription {
+    /// One that goes on after this event.
+    pub fn after(place: Place) -> Self {
+        Self { subscriber: Subscriber::after(place), ..Self::default() }
+    }
+
+    /// The event that was heard last; `None` before the publisher has said where it begins.
+    pub fn place(&self) -> Option<Place> {
+        self.subscriber.place()
+    }
+
     /// Subscribes on a stream whose header has been sent: from now on, or from where the last stream broke off.
     pub async fn begin<W: AsyncWrite + Unpin>(&mut self, writer: &mut W) -> Result<(), TopicStreamError> {
         let frame = self.subscriber.connected();
         writer.write_all(&frame).await?;
         Ok(writer.flush().await?)
+    }
+
+    /// Waits until the publisher has taken the subscription, for those who want to know before there is an event.
+    pub async fn started<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<(), TopicStreamError> {
+        while !self.subscriber.has_started() {
+            self.heard = self.subscriber.poll()?;
+            if !self.subscriber.has_started() && !self.more(reader).await? {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+        Ok(())
     }
 
     /// What is heard next; `None` when the stream has ended. May be dropped while it waits.
@@ -72,22 +95,32 @@ impl Subscription {
         reader: &mut R,
     ) -> Result<Option<Heard>, TopicStreamError> {
         loop {
-            if let Some(heard) = self.subscriber.poll()? {
+            if let Some(heard) = self.heard.take() {
                 return Ok(Some(heard));
             }
-            self.buffer.clear();
-            self.buffer.reserve(BUFFER);
-            if reader.read_buf(&mut self.buffer).await? == 0 {
+            self.heard = self.subscriber.poll()?;
+            if self.heard.is_none() && !self.more(reader).await? {
                 return Ok(None);
             }
-            self.subscriber.received(&self.buffer);
         }
+    }
+
+    /// `false`: the stream has ended.
+    async fn more<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<bool, TopicStreamError> {
+        self.buffer.clear();
+        self.buffer.reserve(BUFFER);
+        if reader.read_buf(&mut self.buffer).await? == 0 {
+            return Ok(false);
+        }
+        self.subscriber.received(&self.buffer);
+        Ok(true)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use mesh_proto::pubsub::Keep;
+    use mesh_proto::rpc::{CallError, Code};
     use tokio::io::{duplex, split};
 
     use super::*;
@@ -125,6 +158,36 @@ mod tests {
             publisher.await.unwrap().unwrap();
             publish("while it was away");
         }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_refusal_is_known_before_there_is_an_event_and_a_place_can_be_kept() {
+        let log = Arc::new(Mutex::new(Log::new(1, KEEP)));
+        (0..3).for_each(|n| drop(log.lock().unwrap().publish(&[n])));
+        let (_tick, ticks) = watch::channel(0);
+        for (epoch, missed) in [(1, false), (2, true)] {
+            let (here, there) = duplex(100);
+            let (r, w) = split(there);
+            tokio::spawn(publish_to(r, w, log.clone(), ticks.clone()));
+            let (mut reader, mut writer) = split(here);
+            let mut subscription = Subscription::after(Place { epoch, seq: 2 });
+            subscription.begin(&mut writer).await.unwrap();
+            subscription.started(&mut reader).await.unwrap();
+            if missed {
+                let heard = subscription.next(&mut reader).await.unwrap();
+                assert_eq!(heard, Some(Heard::Missed(None)));
+                continue;
+            }
+            let heard = subscription.next(&mut reader).await.unwrap();
+            assert_eq!(heard, Some(Heard::Event { seq: 3, payload: vec![2] }));
+            assert_eq!(subscription.place(), Some(Place { epoch, seq: 3 }));
+        }
+        let (here, mut there) = duplex(100);
+        let refusal = CallError::new(Code::FORBIDDEN, "no");
+        there.write_all(&mesh_proto::pubsub::refusal_frame(&refusal)).await.unwrap();
+        let (mut reader, _writer) = split(here);
+        let refused = Subscription::default().started(&mut reader).await.unwrap_err();
+        assert!(matches!(refused, TopicStreamError::Topic(TopicError::Refused(e)) if e == refusal));
     }
 
     #[tokio::test(flavor = "current_thread")]

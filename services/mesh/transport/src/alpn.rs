@@ -68,6 +68,12 @@ impl AlpnPort {
         self.change(|spoken| spoken.retain(|tls| !tls.alpn_protocols.iter().any(|p| p == alpn)))
     }
 
+    /// All protocols, the preferred first.
+    pub fn spoken(&self) -> Vec<Vec<u8>> {
+        let spoken = self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        spoken.iter().flat_map(|tls| tls.alpn_protocols.clone()).collect()
+    }
+
     fn change(&self, change: impl FnOnce(&mut Vec<rustls::ServerConfig>)) -> Result<()> {
         let mut spoken = self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = spoken.clone();

@@ -41,7 +41,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long a peer may take to send a stream's header.
 const HEADER_WAIT: Duration = Duration::from_secs(10);
 
-/// Limits that hold for each connection: 256 streams, 4 MiB unread per stream, 16 MiB per connection.
+/// What may lie unread on a connection whose far end has not proved who it is, or never does, and of a node.
+const STRANGERS_WINDOW: u32 = 1 << 20;
+const NODES_WINDOW: u32 = 16 << 20;
+
+/// Limits that hold for each connection: 256 streams, 4 MiB unread per stream, 16 MiB per connection of a node.
 pub fn transport_config() -> Arc<TransportConfig> {
     let mut t = TransportConfig::default();
     t.max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
@@ -50,7 +54,7 @@ pub fn transport_config() -> Arc<TransportConfig> {
     // Nodes need one for hello, and one that takes its place; HTTP/3 at least three, besides those that mean nothing (RFC 9114, 6.2).
     t.max_concurrent_uni_streams(VarInt::from_u32(8));
     t.stream_receive_window(VarInt::from_u32(4 << 20));
-    t.receive_window(VarInt::from_u32(16 << 20));
+    t.receive_window(VarInt::from_u32(STRANGERS_WINDOW));
     t.send_window(16 << 20);
     t.datagram_receive_buffer_size(None);
     Arc::new(t)
@@ -101,6 +105,7 @@ pub async fn connect(
 ) -> Result<(Connection, NodeId)> {
     let connection = endpoint.connect(address, "macula.node")?.await?;
     let node = peer_of(&connection)?;
+    widen(&connection);
     match expected {
         Some(expected) if *expected != node => {
             connection.close(VarInt::from_u32(close_code::DONE), b"another node was expected here");
@@ -108,6 +113,11 @@ pub async fn connect(
         }
         _ => Ok((connection, node)),
     }
+}
+
+/// Lets a node send more before we have read it.
+pub fn widen(connection: &Connection) {
+    connection.set_receive_window(VarInt::from_u32(NODES_WINDOW));
 }
 
 /// The node id that the connection's far end proved in the handshake.

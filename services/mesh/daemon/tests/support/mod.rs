@@ -1,6 +1,9 @@
 //! A machine with a real mesh process, and this test in the place of its other services.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod content;
+pub mod owned;
+
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
@@ -68,19 +71,24 @@ pub fn certify(key: &NodeKey, session: &[u8]) -> (Vec<u8>, Vec<u8>) {
 impl Machine {
     /// A node with the key of this seed that knows the others' addresses.
     pub async fn start(seed: u8, seeds: &[&Machine]) -> Self {
-        Self::owned(seed, seeds, None).await
+        Self::start_with(seed, seeds, "", "").await
     }
 
     /// The same with an owner.
     pub async fn owned(seed: u8, seeds: &[&Machine], owner: Option<&NodeKey>) -> Self {
+        let owner = owner.map(|key| format!("owner = \"{}\"", key.node_id())).unwrap_or_default();
+        Self::start_with(seed, seeds, &owner, "").await
+    }
+
+    /// The same, with more lines at the beginning and the end of its config.toml.
+    pub async fn start_with(seed: u8, seeds: &[&Machine], first: &str, last: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = NodeKey::from_seed(&[seed; 32]);
         let port = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let seeds: Vec<_> =
             seeds.iter().map(|m| format!("\"{}@{}\"", m.key.node_id(), m.address())).collect();
         let config = format!(
-            "version = 1\nname = \"n{seed}\"\n{}[mesh]\nport = {port}\nmdns = false\nseeds = [{}]\n",
-            owner.map(|key| format!("owner = \"{}\"\n", key.node_id())).unwrap_or_default(),
+            "version = 1\nname = \"n{seed}\"\n{first}\n[mesh]\nport = {port}\nmdns = false\nseeds = [{}]\n{last}\n",
             seeds.join(", ")
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
@@ -103,6 +111,11 @@ impl Machine {
 
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv6Addr::LOCALHOST, self.port))
+    }
+
+    /// Where its services' sockets are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub async fn kill_and_restart(&mut self) {
