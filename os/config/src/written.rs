@@ -6,6 +6,7 @@ use serde::Deserialize;
 use crate::{Channel, Check, CheckWhat, ConfigError, Encryption, Gate, Mesh, Seed, State, Update, VERSION};
 
 const MAX_SEEDS: usize = 64;
+const MAX_RELAY_MBIT: u32 = 4000;
 const MAX_KEYS: usize = 32;
 const MAX_CHECKS: usize = 16;
 const MAX_WORDS: usize = 32;
@@ -37,6 +38,8 @@ struct MeshTable {
     mdns: Option<bool>,
     #[serde(default)]
     seeds: Vec<String>,
+    relay: Option<bool>,
+    relay_mbit: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -102,6 +105,11 @@ fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {
     if w.port == Some(0) {
         return Err(ConfigError::value("mesh.port", "a port is 1 to 65535"));
     }
+    let relay_mbit = w.relay_mbit.unwrap_or(defaults.relay_mbit);
+    if !(1..=MAX_RELAY_MBIT).contains(&relay_mbit) {
+        let why = format!("1 to {MAX_RELAY_MBIT} megabit per second");
+        return Err(ConfigError::value("mesh.relay_mbit", why));
+    }
     if w.seeds.len() > MAX_SEEDS {
         return Err(ConfigError::value("mesh.seeds", format!("at most {MAX_SEEDS} seeds")));
     }
@@ -110,6 +118,8 @@ fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {
         port: w.port.unwrap_or(defaults.port),
         mdns: w.mdns.unwrap_or(defaults.mdns),
         seeds: seeds.collect::<Result<_, _>>()?,
+        relay: w.relay.unwrap_or(defaults.relay),
+        relay_mbit,
     })
 }
 

@@ -5,9 +5,13 @@
 
 mod admission;
 mod bus_api;
+mod dial;
 mod hello;
 mod lan;
 mod links;
+mod moved;
+mod punch;
+mod relay;
 mod session;
 mod streams;
 mod topics;
@@ -22,6 +26,9 @@ use os_config::Config;
 use services_api::{bus, clock, daemon};
 
 use links::Links;
+use relay::Relaying;
+
+const BYTES_PER_MBIT: u32 = 1_000_000 / 8;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -31,16 +38,21 @@ async fn main() -> Result<()> {
     let session = session::Session::certified().await?;
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.mesh.port));
     let credentials = session.credentials()?;
-    let endpoint =
-        mesh_transport::endpoint(address, &credentials, clock::certain_unix, Some(session.reset_key()))?;
+    let certain = clock::certain_unix;
+    let (endpoint, paths, outgoing) =
+        mesh_transport::endpoint_with_paths(address, &credentials, certain, Some(session.reset_key()))?;
     tracing::info!("node {} listens on UDP {}", session.node(), endpoint.local_addr()?);
 
-    let links = Links::new(session.node(), config.owner, endpoint.clone());
+    let relaying = Relaying::new(config.mesh.relay.then_some(config.mesh.relay_mbit * BYTES_PER_MBIT));
+    let links = Links::new(session.node(), config.owner, (endpoint.clone(), paths), relaying);
     for seed in &config.mesh.seeds {
         links.learn(seed.node, &[seed.address], Source::Seed);
     }
     tokio::spawn(links.clone().accept_peers());
     tokio::spawn(links.clone().keep_dialing());
+    tokio::spawn(relay::carry(links.clone(), outgoing));
+    tokio::spawn(punch::keep_upgrading(links.clone()));
+    tokio::spawn(moved::watch(links.clone()));
     tokio::spawn(session.keep_fresh(endpoint));
     if config.mesh.mdns {
         tokio::spawn(lan::meet_neighbours(links.clone(), config.name.clone(), config.mesh.port));

@@ -66,13 +66,18 @@ pub fn certify(key: &NodeKey, session: &[u8]) -> (Vec<u8>, Vec<u8>) {
 impl Machine {
     /// A node with the key of this seed that knows the others' addresses.
     pub async fn start(seed: u8, seeds: &[&Machine]) -> Self {
+        Self::start_with(seed, seeds, "").await
+    }
+
+    /// With more lines for the configuration's table `mesh`.
+    pub async fn start_with(seed: u8, seeds: &[&Machine], mesh: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = NodeKey::from_seed(&[seed; 32]);
         let port = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let seeds: Vec<_> =
             seeds.iter().map(|m| format!("\"{}@{}\"", m.key.node_id(), m.address())).collect();
         let config = format!(
-            "version = 1\nname = \"n{seed}\"\n[mesh]\nport = {port}\nmdns = false\nseeds = [{}]\n",
+            "version = 1\nname = \"n{seed}\"\n[mesh]\nport = {port}\nmdns = false\nseeds = [{}]\n{mesh}\n",
             seeds.join(", ")
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
