@@ -52,6 +52,10 @@ pub fn all() -> Vec<Case> {
     cases.push(pair(&doubled, &[Nat::PortRestricted]));
     cases.push(pair(&doubled, &doubled));
     cases.push(pair(&[Nat::Symmetric, Nat::PortRestricted], &doubled));
+    cases.push(pair(&[Nat::NoUdp], &[Nat::Open]));
+    cases.push(pair(&[Nat::NoUdp], &[Nat::PortRestricted]));
+    cases.push(pair(&[Nat::PortRestricted], &[Nat::NoUdp]));
+    cases.push(pair(&[Nat::NoUdp], &[Nat::NoUdp]));
     cases.push(Case::Ipv6);
     let port_restricted = vec![Nat::PortRestricted];
     cases.push(Case::Pair { a: port_restricted.clone(), b: port_restricted, bad_line: true });
@@ -173,6 +177,8 @@ async fn move_along(lab: &mut Lab, host: bool) -> Result<Row> {
     for _ in 0..10 {
         stream.read_u8().await?;
     }
+    // Whatever it had to acknowledge is acknowledged: it has nothing to say of its own.
+    tokio::time::sleep(TICK / 2).await;
     let before = b.peer(&a).await?.context("they are not connected")?.address;
     let moved = Instant::now();
     if host {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use mesh_proto::Source;
 use mesh_transport::Via;
 use os_identity::NodeId;
 use quinn::Connection;
 use tokio::task::JoinSet;
 
 use crate::links::Links;
-use crate::relay;
+use crate::{relay, tunnels};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Between the starts of attempts at a peer's several addresses (RFC 8305 calls it the connection attempt delay).
@@ -21,6 +22,11 @@ const HEAD_START: Duration = Duration::from_millis(500);
 /// Relays asked for one peer.
 const MAX_RELAYS: usize = 4;
 
+/// How long UDP is tried before TCP: it is worth waiting for.
+const WITHOUT_UDP: Duration = Duration::from_secs(2);
+/// Of a seed's addresses.
+const MAX_TUNNELS: usize = 2;
+
 type Attempts = JoinSet<Result<Connection>>;
 
 impl Links {
@@ -29,6 +35,7 @@ impl Links {
         let addresses = self.known_addresses(&node);
         let mut attempts = Attempts::new();
         self.try_relays(&mut attempts, node, if addresses.is_empty() { Duration::ZERO } else { HEAD_START });
+        self.try_tunnels(&mut attempts, node, &addresses);
         self.try_addresses(&mut attempts, node, addresses);
         let result = within(DIAL_TIMEOUT, first(attempts)).await;
         match result {
@@ -78,6 +85,20 @@ impl Links {
             attempts.spawn(async move {
                 tokio::time::sleep(after).await;
                 links.connect_through(relay, node).await.with_context(|| format!("through {relay}"))
+            });
+        }
+    }
+
+    /// Only to seeds, which the owner has named: a stranger's word makes no TCP connections.
+    fn try_tunnels(self: &Arc<Self>, attempts: &mut Attempts, node: NodeId, addresses: &[SocketAddr]) {
+        if !self.state().book.get(&node).is_some_and(|p| p.source == Source::Seed) {
+            return;
+        }
+        for address in addresses.iter().take(MAX_TUNNELS).copied() {
+            let links = self.clone();
+            attempts.spawn(async move {
+                tokio::time::sleep(WITHOUT_UDP).await;
+                tunnels::connect(&links, address, node).await.with_context(|| format!("{address} over TCP"))
             });
         }
     }

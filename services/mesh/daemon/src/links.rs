@@ -19,6 +19,7 @@ use crate::bus_api::Handlers;
 use crate::punch::Punching;
 use crate::relay::Relaying;
 use crate::topics::Topics;
+use crate::tunnels::Tunnels;
 use crate::{hello, lan, relay, streams};
 
 /// Connections per peer; a further one closes the oldest.
@@ -32,6 +33,7 @@ pub struct Links {
     pub handlers: Handlers,
     pub topics: Topics,
     pub relaying: Relaying,
+    pub tunnels: Tunnels,
     pub punching: Punching,
     pub paths: Paths,
     pub endpoint: Endpoint,
@@ -123,12 +125,14 @@ impl Links {
         owner: Option<NodeId>,
         (endpoint, paths): (Endpoint, Paths),
         relaying: Relaying,
+        tunnels: Tunnels,
     ) -> Arc<Self> {
         Arc::new(Self {
             owner,
             handlers: Handlers::default(),
             topics: Topics::default(),
             relaying,
+            tunnels,
             punching: Punching::default(),
             paths,
             endpoint,
@@ -182,6 +186,11 @@ impl Links {
         Ok(all)
     }
 
+    /// Whether one more handshake may begin now with whoever is at that address.
+    pub fn admits_handshake(&self, from: SocketAddr) -> bool {
+        self.admission.handshake(from, self.now())
+    }
+
     /// Whether a peer may open one more stream now.
     pub fn admits(&self, peer: &NodeId) -> bool {
         self.admission.stream(peer, self.now())
@@ -202,7 +211,7 @@ impl Links {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         while let Some(incoming) = self.endpoint.accept().await {
             let from = incoming.remote_address();
-            if !self.admission.handshake(from, self.now()) {
+            if !self.admits_handshake(from) {
                 tracing::debug!("refused {from} a connection: too many from there");
                 incoming.refuse();
                 continue;

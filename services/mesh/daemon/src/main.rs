@@ -15,6 +15,7 @@ mod relay;
 mod session;
 mod streams;
 mod topics;
+mod tunnels;
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -22,11 +23,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_proto::Source;
+use mesh_transport::tcp::TunnelTls;
 use os_config::Config;
 use services_api::{bus, clock, daemon};
 
 use links::Links;
 use relay::Relaying;
+use tunnels::Tunnels;
 
 const BYTES_PER_MBIT: u32 = 1_000_000 / 8;
 
@@ -44,7 +47,9 @@ async fn main() -> Result<()> {
     tracing::info!("node {} listens on UDP {}", session.node(), endpoint.local_addr()?);
 
     let relaying = Relaying::new(config.mesh.relay.then_some(config.mesh.relay_mbit * BYTES_PER_MBIT));
-    let links = Links::new(session.node(), config.owner, (endpoint.clone(), paths), relaying);
+    let tls = Arc::new(TunnelTls::new(&credentials, certain)?);
+    let tunnels = Tunnels::new(tls.clone());
+    let links = Links::new(session.node(), config.owner, (endpoint.clone(), paths), relaying, tunnels);
     for seed in &config.mesh.seeds {
         links.learn(seed.node, &[seed.address], Source::Seed);
     }
@@ -53,13 +58,23 @@ async fn main() -> Result<()> {
     tokio::spawn(relay::carry(links.clone(), outgoing));
     tokio::spawn(punch::keep_upgrading(links.clone()));
     tokio::spawn(moved::watch(links.clone()));
-    tokio::spawn(session.keep_fresh(endpoint));
+    tokio::spawn(session.keep_fresh(endpoint, tls));
     if config.mesh.mdns {
         tokio::spawn(lan::meet_neighbours(links.clone(), config.name.clone(), config.mesh.port));
+    }
+    if config.mesh.relay {
+        tokio::spawn(take_tunnels(links.clone(), config.mesh.port));
     }
     tokio::spawn(show_status(links.clone()));
     daemon::ready();
     bus_api::serve(listener, links).await
+}
+
+/// A port that is taken is no reason to go without QUIC.
+async fn take_tunnels(links: Arc<Links>, port: u16) {
+    if let Err(e) = tunnels::listen(links, port).await {
+        tracing::error!("peers without UDP cannot come in: {e:#}");
+    }
 }
 
 async fn show_status(links: Arc<Links>) {

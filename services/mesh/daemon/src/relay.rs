@@ -130,7 +130,7 @@ fn take_in(links: &Arc<Links>, relay: NodeId, relayed: Relayed) {
     }
 }
 
-/// Sends what the endpoint has for peers behind relays, for ever.
+/// Sends what the endpoint has for peers behind relays and at the far ends of tunnels, for ever.
 pub async fn carry(links: Arc<Links>, mut outgoing: mpsc::Receiver<Outgoing>) {
     while let Some((via, packet)) = outgoing.recv().await {
         match via {
@@ -140,7 +140,7 @@ pub async fn carry(links: Arc<Links>, mut outgoing: mpsc::Receiver<Outgoing>) {
                     links.relaying.send(&link.connection, relayed);
                 }
             }
-            Via::Tcp { node } => tracing::trace!("no TCP connection to {node}"),
+            Via::Tcp { node } => links.tunnels.send(&node, packet),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! This boot's session key and its certificate.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use mesh_transport::tcp::TunnelTls;
 use mesh_transport::{Credentials, ResetKey, client_config, server_config};
 use os_identity::{NodeId, NodeKey};
 use quinn::Endpoint;
@@ -40,22 +42,22 @@ impl Session {
     }
 
     /// Gives the endpoint a new session key and certificate every day. Connections that are up keep theirs.
-    pub async fn keep_fresh(self, endpoint: Endpoint) {
+    pub async fn keep_fresh(self, endpoint: Endpoint, tunnels: Arc<TunnelTls>) {
         loop {
             tokio::time::sleep(RENEW).await;
             let fresh = bus::retry("session certificate", Session::certified).await;
-            if let Err(e) = fresh.install(&endpoint) {
+            if let Err(e) = fresh.install(&endpoint, &tunnels) {
                 tracing::error!("new session certificate is not usable: {e:#}");
             }
         }
     }
 
-    fn install(&self, endpoint: &Endpoint) -> Result<()> {
+    fn install(&self, endpoint: &Endpoint, tunnels: &TunnelTls) -> Result<()> {
         let credentials = self.credentials()?;
         let mut endpoint = endpoint.clone();
         endpoint.set_server_config(Some(server_config(&credentials, clock::certain_unix)?));
         endpoint.set_default_client_config(client_config(&credentials, clock::certain_unix)?);
-        Ok(())
+        tunnels.renew(&credentials)
     }
 }
 

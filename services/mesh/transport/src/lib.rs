@@ -3,6 +3,7 @@
 //! Used by the mesh daemon, whose node key lives in another process, and by `maculactl`, which holds its owner's key.
 
 mod paths;
+pub mod tcp;
 mod tls;
 
 use std::net::{SocketAddr, UdpSocket};
