@@ -15,6 +15,12 @@ pub trait Dht {
     /// handed to `mesh`, so that `Mesh.OpenStream` works.
     fn providers(&self, mcid: &[u8]) -> zbus::Result<Vec<Vec<u8>>>;
 
+    /// Keeps a statement that takes a delegation back (`os_ucan::revocation`), across restarts, and keeps announcing it.
+    fn revoke(&self, statement: &[u8]) -> zbus::Result<()>;
+
+    /// The statement with which `revoker` (32 bytes) took back the delegation `token` (32 bytes), as far as the mesh knows; empty if there is none.
+    fn find_revocation(&self, token: &[u8], revoker: &[u8]) -> zbus::Result<Vec<u8>>;
+
     /// Stores a signed record (CBOR, see `dht-proto`) at the nodes closest to its key. Returns how many took it.
     fn put_record(&self, record: &[u8]) -> zbus::Result<u32>;
 

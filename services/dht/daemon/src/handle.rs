@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use dht_proto::record_types::{PROVIDER, Provider, provider_key};
 use dht_proto::{BucketSummary, Contact, Entry, Key, Outcome, Record, Request, Response};
 use os_identity::NodeId;
+use os_ucan::revocation::Revocation;
 use services_api::report::DhtReport;
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,6 +21,7 @@ pub enum Command {
     Request { from: NodeId, request: Request, reply: Reply<Response> },
     Provide { mcid: McidBytes, reply: Reply<Result<()>> },
     Unprovide { mcid: McidBytes, reply: Reply<Result<()>> },
+    Revoke { revocation: Revocation, reply: Reply<Result<()>> },
     Put { record: Arc<Record>, reply: Reply<Result<u32>> },
     Find { key: Key, record_type: Option<u8>, quorum: usize, reply: Reply<Result<Outcome>> },
     Report { reply: Reply<DhtReport> },
@@ -64,6 +66,12 @@ impl Handle {
 
     pub async fn unprovide(&self, mcid: McidBytes) -> Result<()> {
         self.call(|reply| Command::Unprovide { mcid, reply }).await?
+    }
+
+    /// Keeps a statement that takes a delegation back, and announces it for good.
+    pub async fn revoke(&self, statement: &[u8]) -> Result<()> {
+        let revocation = Revocation::from_bytes(statement)?;
+        self.call(|reply| Command::Revoke { revocation, reply }).await?
     }
 
     /// Publishes a record; how many other nodes took it.

@@ -15,6 +15,7 @@ use services_api::report::PeerReport;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::admission::Admission;
+use crate::authority::Authority;
 use crate::bus_api::Handlers;
 use crate::punch::Punching;
 use crate::relay::Relaying;
@@ -37,6 +38,7 @@ pub struct Links {
     pub punching: Punching,
     pub paths: Paths,
     pub endpoint: Endpoint,
+    pub authority: Authority,
     admission: Admission,
     me: NodeId,
     state: Mutex<State>,
@@ -131,6 +133,7 @@ impl Links {
             owner,
             handlers: Handlers::default(),
             topics: Topics::default(),
+            authority: Authority::new(me, owner),
             relaying,
             tunnels,
             punching: Punching::default(),

@@ -3,7 +3,10 @@
 //! It holds this boot's session key, never the node key; it writes nothing to disk and sees no slot. Other services get
 //! streams to peers as passed file descriptors. What a crash loses is connections: peers and services make new ones.
 
+mod access;
+mod access_log;
 mod admission;
+mod authority;
 mod bus_api;
 mod dial;
 mod hello;
@@ -12,6 +15,7 @@ mod links;
 mod moved;
 mod punch;
 mod relay;
+mod revocations;
 mod session;
 mod streams;
 mod topics;
