@@ -51,6 +51,7 @@ fn missing(need: Need) -> Vec<&'static str> {
         wanted.extend_from_slice(tools::TEST_PACKAGES);
         wanted.extend_from_slice(&[
             ("ip", "iproute2"),
+            ("nft", "nftables"),
             ("dnsmasq", "dnsmasq-base"),
             ("rauc", "rauc"),
             ("swtpm", "swtpm"),

@@ -42,11 +42,15 @@ enum Part {
     Boot,
     /// An existing Macula client against our station. Only when it is named: it builds that client.
     Client,
+    /// Mesh processes behind NATs, in network namespaces, as root; when it is named, all pairs of the table in
+    /// docs/guides/reaching.md.
+    Network,
 }
 
 pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     host::prepare(Need::Test)?;
-    let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && part != Part::Client);
+    let named = [Part::Client, Part::Network];
+    let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && !named.contains(&part));
     if wanted(Part::Lint) {
         cargo(tree, &["fmt", "--all", "--check"])?;
         cargo(tree, &lint_arguments())?;
@@ -63,6 +67,9 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     }
     if wanted(Part::Client) {
         cargo(tree, &client_test_arguments(options))?;
+    }
+    if wanted(Part::Network) {
+        network(tree, options)?;
     }
     Ok(())
 }
@@ -111,6 +118,17 @@ fn boot(tree: &Tree, options: &Options) -> Result<()> {
     let file = tree.out().join("releases.json");
     releases.save(&file)?;
     boot_tests::run(tree, options.only.as_deref(), Releases::variable(&file))
+}
+
+/// The program finds `mesh` beside itself.
+fn network(tree: &Tree, options: &Options) -> Result<()> {
+    let packages = ["-p", "mesh-daemon", "-p", "tests-network"];
+    cargo(tree, &[&["build", "--release", "--locked", "--target", TARGET], &packages[..]].concat())?;
+    let program = tree.root.join("target").join(TARGET).join("release/reaching");
+    let few = options.parts.is_empty().then_some("--short");
+    let status = Command::new(&program).args(few).args(options.only.as_deref()).status();
+    let status = status.with_context(|| format!("cannot run {}", program.display()))?;
+    if status.success() { Ok(()) } else { bail!("not every pair was reached as it must be") }
 }
 
 fn with_filter<'a>(mut arguments: Vec<&'a str>, options: &'a Options, more: &[&'a str]) -> Vec<&'a str> {

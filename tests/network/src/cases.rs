@@ -44,8 +44,19 @@ pub struct Row {
     pub note: String,
 }
 
+/// For every day.
+pub fn few() -> Vec<Case> {
+    use Nat::*;
+    vec![
+        Case::HostMoves,
+        pair(&[NoUdp], &[PortRestricted]),
+        pair(&[Symmetric], &[PortRestricted]),
+        pair(&[PortRestricted], &[PortRestricted]),
+        pair(&[AddressRestricted], &[Symmetric]),
+    ]
+}
+
 pub fn all() -> Vec<Case> {
-    let pair = |a: &[Nat], b: &[Nat]| Case::Pair { a: a.to_vec(), b: b.to_vec(), bad_line: false };
     let mut cases: Vec<_> =
         KINDS.iter().flat_map(|a| KINDS.iter().map(move |b| pair(&[*a], &[*b]))).collect();
     let doubled = [Nat::PortRestricted, Nat::PortRestricted];
@@ -62,6 +73,10 @@ pub fn all() -> Vec<Case> {
     cases.push(Case::HostMoves);
     cases.push(Case::RouterMoves);
     cases
+}
+
+fn pair(a: &[Nat], b: &[Nat]) -> Case {
+    Case::Pair { a: a.to_vec(), b: b.to_vec(), bad_line: false }
 }
 
 impl Case {

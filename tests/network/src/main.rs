@@ -7,6 +7,7 @@ mod cases;
 mod lab;
 mod nat;
 mod node;
+mod probe;
 mod wire;
 
 use std::process::ExitCode;
@@ -22,6 +23,9 @@ use cases::{Case, Row};
 struct Options {
     /// Only cases whose name contains this.
     only: Option<String>,
+    /// A few cases, one of each sort.
+    #[arg(long)]
+    short: bool,
     /// Cases at once. More of them make the times worse.
     #[arg(long, default_value_t = 3)]
     jobs: usize,
@@ -30,7 +34,12 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let only = options.only.unwrap_or_default();
-    let cases: Vec<_> = cases::all().into_iter().filter(|c| c.name().contains(&only)).collect();
+    let mut cases = if options.short { cases::few() } else { cases::all() };
+    cases.retain(|case| case.name().contains(&only));
+    if let Err(e) = check_routers() {
+        println!("a router is not what it is called: {e:#}");
+        return ExitCode::FAILURE;
+    }
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<(usize, Result<Row>)>> = Mutex::default();
     std::thread::scope(|scope| {
@@ -41,6 +50,13 @@ fn main() -> ExitCode {
     let mut results = results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     results.sort_by_key(|(number, _)| *number);
     show(&cases, &results)
+}
+
+fn check_routers() -> Result<()> {
+    let kinds = nat::KINDS.iter().chain([&nat::Nat::NoUdp]);
+    kinds.enumerate().try_for_each(|(i, kind)| probe::check(1000 + i, *kind))?;
+    println!("the routers behave as they are called");
+    Ok(())
 }
 
 fn work(cases: &[Case], next: &AtomicUsize, results: &Mutex<Vec<(usize, Result<Row>)>>) {

@@ -15,7 +15,8 @@ use tokio::net::UnixListener;
 use zbus::Connection;
 
 use crate::access::Access;
-use crate::links::{Links, Opened};
+use crate::link::Opened;
+use crate::links::Links;
 use crate::streams;
 
 /// Protocols served at once.

@@ -91,7 +91,7 @@ impl Links {
 
     /// Only to seeds, which the owner has named: a stranger's word makes no TCP connections.
     fn try_tunnels(self: &Arc<Self>, attempts: &mut Attempts, node: NodeId, addresses: &[SocketAddr]) {
-        if !self.state().book.get(&node).is_some_and(|p| p.source == Source::Seed) {
+        if self.state().book.get(&node).is_none_or(|p| p.source != Source::Seed) {
             return;
         }
         for address in addresses.iter().take(MAX_TUNNELS).copied() {

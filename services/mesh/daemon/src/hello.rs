@@ -10,7 +10,8 @@ use mesh_transport::close_code;
 use os_identity::NodeId;
 use quinn::{Connection, RecvStream, VarInt};
 
-use crate::links::{Heard, Links};
+use crate::link::Heard;
+use crate::links::Links;
 
 /// How soon a peer that has moved is told so.
 const LOOK: Duration = Duration::from_secs(15);

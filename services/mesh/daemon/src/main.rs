@@ -11,6 +11,7 @@ mod bus_api;
 mod dial;
 mod hello;
 mod lan;
+mod link;
 mod links;
 mod moved;
 mod punch;

@@ -14,7 +14,8 @@ use quinn::{RecvStream, SendStream, VarInt};
 use services_api::frame;
 
 use crate::dial::v6;
-use crate::links::{Link, Links};
+use crate::link::Link;
+use crate::links::Links;
 use crate::{relay, streams};
 
 /// How often one peer may ask to be met.

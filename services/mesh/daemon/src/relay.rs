@@ -18,7 +18,8 @@ use quinn::{Connection, RecvStream, SendStream};
 use services_api::frame;
 use tokio::sync::mpsc;
 
-use crate::links::{Heard, Link, Links};
+use crate::link::{Heard, Link};
+use crate::links::Links;
 use crate::streams;
 
 /// Senders whose half packets are kept.
@@ -117,6 +118,10 @@ fn pass_on(links: &Arc<Links>, from: NodeId, relayed: Relayed) {
 fn take_in(links: &Arc<Links>, relay: NodeId, relayed: Relayed) {
     let via = Via::Relay { relay, node: relayed.node };
     if relayed.node == relay || relayed.node == links.me() {
+        return;
+    }
+    // Whoever has not said that it relays brings nobody's packets.
+    if carrier(links, &relay, |heard| heard.offers_relay).is_none() {
         return;
     }
     if !links.paths.knows(&via) {

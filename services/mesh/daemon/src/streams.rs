@@ -16,7 +16,8 @@ use tokio::net::UnixStream;
 
 use crate::access::Access;
 use crate::authority::Pass;
-use crate::links::{Link, Links, Opened};
+use crate::link::{Link, Opened};
+use crate::links::Links;
 use crate::relay;
 use crate::topics::Reading;
 

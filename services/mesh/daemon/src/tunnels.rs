@@ -23,6 +23,9 @@ const MAX_PACKETS: usize = 128;
 /// Tunnels whose handshake is done and that nobody has taken yet.
 const MAX_ARRIVED: usize = 16;
 
+type Weak = mpsc::WeakSender<Vec<u8>>;
+type Packets = mpsc::Receiver<Vec<u8>>;
+
 /// The tunnels of this node, one for each peer.
 pub struct Tunnels {
     pub tls: Arc<TunnelTls>,
@@ -41,16 +44,18 @@ impl Tunnels {
         }
     }
 
-    fn add(&self, node: NodeId) -> Result<(mpsc::Sender<Vec<u8>>, mpsc::Receiver<Vec<u8>>)> {
+    /// The new tunnel's sender, which the table alone holds, and its packets.
+    fn add(&self, node: NodeId) -> Result<(Weak, Packets)> {
         let mut open = self.open();
         anyhow::ensure!(
             open.len() < MAX_TUNNELS || open.contains_key(&node),
             "{MAX_TUNNELS} tunnels are open"
         );
         let (send, packets) = mpsc::channel(MAX_PACKETS);
+        let weak = send.downgrade();
         // A newer tunnel takes the place of an older one, which ends with its sender.
-        open.insert(node, send.clone());
-        Ok((send, packets))
+        open.insert(node, send);
+        Ok((weak, packets))
     }
 
     fn remove(&self, node: &NodeId, send: &mpsc::Sender<Vec<u8>>) {
@@ -104,12 +109,10 @@ fn spawn(links: &Arc<Links>, node: NodeId, stream: TlsStream) {
 }
 
 async fn run(links: &Arc<Links>, node: NodeId, stream: TlsStream) -> Result<()> {
-    let (send, packets) = links.tunnels.add(node)?;
-    let weak = send.downgrade();
-    drop(send);
+    let (sender, packets) = links.tunnels.add(node)?;
     let paths = links.paths.clone();
     let ended = tcp::tunnel(stream, packets, move |packet| paths.deliver(Via::Tcp { node }, packet)).await;
-    if let Some(send) = weak.upgrade() {
+    if let Some(send) = sender.upgrade() {
         links.tunnels.remove(&node, &send);
         // Not only after half a minute of silence.
         for link in links.links_of(&node).iter().filter(|l| matches!(l.via, Some(Via::Tcp { .. }))) {
