@@ -150,6 +150,8 @@ pub struct PeerReport {
     pub address: String,
     /// Through which relay (`did:key`) a peer is reached, or `tcp`; empty for a direct connection.
     pub via: String,
+    /// It carries packets for others.
+    pub relay: bool,
     pub addresses: Vec<String>,
     /// How it became known: `mdns`, `seed`, `dht`, `incoming`.
     pub source: String,

@@ -12,7 +12,7 @@ use quinn::Connection;
 use tokio::task::JoinSet;
 
 use crate::links::Links;
-use crate::{relay, tunnels};
+use crate::{announced, relay, tunnels};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Between the starts of attempts at a peer's several addresses (RFC 8305 calls it the connection attempt delay).
@@ -30,11 +30,21 @@ const MAX_TUNNELS: usize = 2;
 type Attempts = JoinSet<Result<Connection>>;
 
 impl Links {
-    /// Connects to a peer in whatever way there is.
-    pub async fn dial(self: &Arc<Self>, node: NodeId) -> Result<Connection> {
+    /// Connects to a peer in whatever way there is. `search`: even by relays that only the DHT knows.
+    pub async fn dial(self: &Arc<Self>, node: NodeId, search: bool) -> Result<Connection> {
         let addresses = self.known_addresses(&node);
         let mut attempts = Attempts::new();
-        self.try_relays(&mut attempts, node, if addresses.is_empty() { Duration::ZERO } else { HEAD_START });
+        let relays = self.relays_for(&node);
+        let head_start = if addresses.is_empty() { Duration::ZERO } else { HEAD_START };
+        if search {
+            let links = self.clone();
+            let after = if relays.is_empty() { head_start } else { head_start + HEAD_START };
+            attempts.spawn(async move {
+                tokio::time::sleep(after).await;
+                announced::connect(&links, node).await
+            });
+        }
+        self.try_relays(&mut attempts, node, relays, head_start);
         self.try_tunnels(&mut attempts, node, &addresses);
         self.try_addresses(&mut attempts, node, addresses);
         let result = within(DIAL_TIMEOUT, first(attempts)).await;
@@ -79,8 +89,14 @@ impl Links {
         }
     }
 
-    fn try_relays(self: &Arc<Self>, attempts: &mut Attempts, node: NodeId, after: Duration) {
-        for relay in self.relays_for(&node).into_iter().take(MAX_RELAYS) {
+    fn try_relays(
+        self: &Arc<Self>,
+        attempts: &mut Attempts,
+        node: NodeId,
+        relays: Vec<NodeId>,
+        after: Duration,
+    ) {
+        for relay in relays.into_iter().take(MAX_RELAYS) {
             let links = self.clone();
             attempts.spawn(async move {
                 tokio::time::sleep(after).await;
@@ -104,7 +120,7 @@ impl Links {
     }
 
     /// Asks the relay first: it knows at once when the peer is not there.
-    async fn connect_through(self: &Arc<Self>, relay: NodeId, node: NodeId) -> Result<Connection> {
+    pub async fn connect_through(self: &Arc<Self>, relay: NodeId, node: NodeId) -> Result<Connection> {
         relay::ask(self, relay, node).await?;
         let address = self.paths.address(Via::Relay { relay, node });
         let (connection, _) = mesh_transport::connect(&self.endpoint, address, Some(&node)).await?;

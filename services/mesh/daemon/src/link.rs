@@ -87,6 +87,7 @@ pub fn report(node: &NodeId, peer: &mesh_proto::Peer, links: Option<&Vec<Link>>)
     for link in links.into_iter().flatten() {
         let stats = link.connection.stats();
         out.connected = true;
+        out.relay |= link.carries() && link.heard.is_some_and(|h| h.offers_relay);
         out.sent_bytes += stats.udp_tx.bytes;
         out.received_bytes += stats.udp_rx.bytes;
     }

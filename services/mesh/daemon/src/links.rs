@@ -14,6 +14,7 @@ use services_api::report::PeerReport;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::admission::Admission;
+use crate::announced::Announced;
 use crate::authority::Authority;
 use crate::bus_api::Handlers;
 use crate::link::{Heard, Link, Opened, Users, by, report};
@@ -28,6 +29,9 @@ const MAX_PER_PEER: usize = 4;
 /// Handshakes under way at once; further ones wait in the socket.
 const MAX_HANDSHAKES: usize = 64;
 
+/// The protocol of which searches in the DHT are made.
+const DHT: &str = "dht/1";
+
 /// All links of this node.
 pub struct Links {
     pub owner: Option<NodeId>,
@@ -36,6 +40,7 @@ pub struct Links {
     pub relaying: Relaying,
     pub tunnels: Tunnels,
     pub punching: Punching,
+    pub announced: Announced,
     pub paths: Paths,
     pub endpoint: Endpoint,
     pub authority: Authority,
@@ -71,6 +76,7 @@ impl Links {
             relaying,
             tunnels,
             punching: Punching::default(),
+            announced: Announced::default(),
             paths,
             endpoint,
             admission: Admission::default(),
@@ -188,7 +194,7 @@ impl Links {
             for dial in due {
                 let links = self.clone();
                 tokio::spawn(async move {
-                    if let Err(e) = links.dial(dial.node).await {
+                    if let Err(e) = links.dial(dial.node, false).await {
                         tracing::debug!("cannot reach {}: {e:#}", dial.node);
                     }
                 });
@@ -308,7 +314,8 @@ impl Links {
                 Err(e) => tracing::debug!("connection to {node} is no longer good: {e:#}"),
             }
         }
-        let connection = self.dial(node).await?;
+        // What the DHT itself asks of a peer must not lead to another search.
+        let connection = self.dial(node, header.protocol != DHT).await?;
         let in_use = self.link_of(&node, &connection).map(|l| l.users).unwrap_or_default().enter();
         let (send, recv) = mesh_transport::open(&connection, header).await?;
         Ok(Opened { send, recv, in_use })

@@ -6,6 +6,7 @@
 mod access;
 mod access_log;
 mod admission;
+mod announced;
 mod authority;
 mod bus_api;
 mod dial;

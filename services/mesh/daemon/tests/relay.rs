@@ -53,7 +53,41 @@ async fn a_node_that_offers_no_relay_carries_nothing() {
     meet(&a, &middle).await;
     meet(&b, &middle).await;
     let error = a.mesh().await.ping(b.key.node_id().as_bytes(), 5000).await.unwrap_err().to_string();
-    assert!(error.contains("no relay is connected"), "{error}");
+    assert!(error.contains("in the DHT"), "{error}");
+}
+
+/// `dht`, which knows one relay and its address.
+struct Dht(Vec<u8>, String);
+
+#[zbus::interface(name = "io.macula.Dht1")]
+impl Dht {
+    fn find_relays(&self, _node: Vec<u8>) -> Vec<(Vec<u8>, Vec<String>)> {
+        vec![(self.0.clone(), vec![self.1.clone()])]
+    }
+}
+
+/// The relay's address is a real one of this machine, since strangers' loopback addresses are not dialled.
+#[tokio::test(flavor = "current_thread")]
+async fn a_stranger_finds_the_relay_in_the_dht() {
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let Some(ip) = probe.connect("192.0.2.1:9").ok().and_then(|()| probe.local_addr().ok()).map(|a| a.ip())
+    else {
+        return println!("this machine has no address but loopback: nothing to try");
+    };
+    let relay = Machine::start_with(41, &[], "relay = true").await;
+    let b = Machine::start(42, &[&relay]).await;
+    meet(&b, &relay).await;
+    let a = Machine::start(43, &[]).await;
+    let (id, at) = (relay.key.node_id().as_bytes().to_vec(), format!("{ip}:{}", relay.port));
+    let listener = a.listen_as("dht");
+    tokio::spawn(async move {
+        services_api::bus::serve(listener, &[], |builder, _| {
+            builder.serve_at("/io/macula/Dht", Dht(id.clone(), at.clone()))
+        })
+        .await
+    });
+    a.mesh().await.ping(b.key.node_id().as_bytes(), 10_000).await.unwrap();
+    assert!(way(&a, &relay).await.is_some_and(|p| p.relay && p.via.is_empty()));
 }
 
 /// The cap is the relay's: 2 Mbit/s, of which one peer gets half.
