@@ -22,7 +22,7 @@ pub struct Link {
 }
 
 /// What a peer's hello said.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Heard {
     pub sees_me_at: Option<SocketAddr>,
     pub offers_relay: bool,

@@ -105,15 +105,21 @@ impl Links {
     }
 
     /// What a peer has said of itself and of this node over that connection.
-    pub fn heard(&self, peer: NodeId, connection: &Connection, heard: Heard) {
+    pub fn heard(self: &Arc<Self>, peer: NodeId, connection: &Connection, heard: Heard) {
         let now = self.now();
         let mut state = self.state();
         if let Some(address) = heard.sees_me_at {
             state.observed.note(peer, address, now);
         }
         let links = state.connections.get_mut(&peer).into_iter().flatten();
+        let mut is_news = false;
         for link in links.filter(|l| l.connection.stable_id() == connection.stable_id()) {
-            link.heard = Some(heard);
+            is_news |= link.heard.replace(heard) != Some(heard);
+        }
+        drop(state);
+        if is_news {
+            // What this node tells of itself in the DHT depends on it.
+            self.announce(peer, true);
         }
     }
 
