@@ -32,6 +32,7 @@ pub struct Config {
     /// Whoever may do everything here. Absent: nobody (the node waits to be paired).
     pub owner: Option<NodeId>,
     pub mesh: Mesh,
+    pub clients: Clients,
     pub update: Update,
     pub gate: Gate,
     pub state: State,
@@ -57,6 +58,26 @@ pub struct Mesh {
 pub struct Seed {
     pub node: NodeId,
     pub address: SocketAddr,
+}
+
+/// Existing Macula clients, which use this node as a station.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clients {
+    /// Default: nobody, and the node does not speak to them at all.
+    pub macula: Welcome,
+    /// Keys that are welcome, and may bring records and content.
+    pub keys: Vec<NodeId>,
+    /// Names of the realms that the station says it serves.
+    pub realms: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Welcome {
+    Nobody,
+    /// The owner's key and those listed.
+    Listed,
+    /// Others may meet here, look things up and fetch content.
+    Anybody,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +139,7 @@ impl Default for Config {
             realm: "home".into(),
             owner: None,
             mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new(), relay: false, relay_mbit: 10 },
+            clients: Clients { macula: Welcome::Nobody, keys: Vec::new(), realms: Vec::new() },
             update: Update { channel: None, release_keys: Vec::new(), threshold: 1, interval_s: 60 },
             gate: Gate { timeout_s: 180, steady_s: 10, checks: Vec::new() },
             state: State { encryption: None },
@@ -235,6 +257,10 @@ mod tests {
             seeds = ["{KEY}@192.0.2.1:4433", "{KEY}@[2001:db8::1]:4433"]
             relay = true
             relay_mbit = 50
+            [clients]
+            macula = "listed"
+            keys = ["{KEY}"]
+            realms = ["io.example"]
             [update]
             channel = "stable"
             publisher = "{KEY}"
@@ -256,6 +282,8 @@ mod tests {
         assert_eq!(config.owner, Some(key));
         assert_eq!(config.mesh.seeds[1].address.to_string(), "[2001:db8::1]:4433");
         assert_eq!((config.mesh.relay, config.mesh.relay_mbit), (true, 50));
+        let realms = vec!["io.example".to_owned()];
+        assert_eq!(config.clients, Clients { macula: Welcome::Listed, keys: vec![key], realms });
         assert_eq!(config.update.channel, Some(Channel { publisher: key, name: "stable".into() }));
         assert_eq!((config.gate.timeout_s, config.gate.steady_s), (60, 10));
         let [web, files] = &config.gate.checks[..] else { panic!("{:?}", config.gate.checks) };
@@ -276,6 +304,9 @@ mod tests {
             ("[mesh]\nrelay_mbit = 0", "mesh.relay_mbit"),
             ("[mesh]\nrelay_mbit = 4001", "mesh.relay_mbit"),
             ("[mesh]\nseeds = [\"192.0.2.1:4433\"]", "mesh.seeds[0]"),
+            ("[clients]\nmacula = \"all\"", "clients.macula"),
+            ("[clients]\nkeys = [\"x\"]", "clients.keys"),
+            ("[clients]\nrealms = [\"\"]", "clients.realms"),
             ("[update]\nchannel = \"stable\"", "update.publisher"),
             ("[update]\nthreshold = 0", "update.threshold"),
             ("[update]\nthreshold = 2", "update.threshold"),

@@ -3,11 +3,17 @@
 use os_identity::NodeId;
 use serde::Deserialize;
 
-use crate::{Channel, Check, CheckWhat, ConfigError, Encryption, Gate, Mesh, Seed, State, Update, VERSION};
+use crate::{
+    Channel, Check, CheckWhat, Clients, ConfigError, Encryption, Gate, Mesh, Seed, State, Update, VERSION,
+    Welcome,
+};
 
 const MAX_SEEDS: usize = 64;
 const MAX_RELAY_MBIT: u32 = 4000;
 const MAX_KEYS: usize = 32;
+const MAX_CLIENTS: usize = 256;
+const MAX_REALMS: usize = 16;
+const MAX_REALM: usize = 255;
 const MAX_CHECKS: usize = 16;
 const MAX_WORDS: usize = 32;
 const MAX_WORD: usize = 1024;
@@ -23,6 +29,8 @@ pub struct Config {
     owner: Option<String>,
     #[serde(default)]
     mesh: MeshTable,
+    #[serde(default)]
+    clients: ClientsTable,
     #[serde(default)]
     update: UpdateTable,
     #[serde(default)]
@@ -40,6 +48,16 @@ struct MeshTable {
     seeds: Vec<String>,
     relay: Option<bool>,
     relay_mbit: Option<u32>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct ClientsTable {
+    macula: Option<String>,
+    #[serde(default)]
+    keys: Vec<String>,
+    #[serde(default)]
+    realms: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -90,6 +108,7 @@ impl TryFrom<Config> for crate::Config {
             realm: w.realm.map_or(Ok(defaults.realm), |n| name("realm", n))?,
             owner: w.owner.map(|o| key("owner", &o)).transpose()?,
             mesh: mesh(w.mesh, defaults.mesh)?,
+            clients: clients(w.clients)?,
             update: update(w.update, defaults.update)?,
             gate: gate(w.gate, defaults.gate)?,
             state: State { encryption: encryption(w.state.encryption.as_deref())? },
@@ -121,6 +140,24 @@ fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {
         relay: w.relay.unwrap_or(defaults.relay),
         relay_mbit,
     })
+}
+
+fn clients(w: ClientsTable) -> Result<Clients, ConfigError> {
+    if w.keys.len() > MAX_CLIENTS {
+        return Err(ConfigError::value("clients.keys", format!("at most {MAX_CLIENTS} keys")));
+    }
+    if w.realms.len() > MAX_REALMS || w.realms.iter().any(|r| !(1..=MAX_REALM).contains(&r.len())) {
+        let why = format!("at most {MAX_REALMS} names of 1 to {MAX_REALM} bytes");
+        return Err(ConfigError::value("clients.realms", why));
+    }
+    let macula = match w.macula.as_deref() {
+        None | Some("nobody") => Welcome::Nobody,
+        Some("listed") => Welcome::Listed,
+        Some("anybody") => Welcome::Anybody,
+        Some(_) => return Err(ConfigError::value("clients.macula", "nobody, listed or anybody")),
+    };
+    let keys = w.keys.iter().enumerate().map(|(i, text)| key(&format!("clients.keys[{i}]"), text));
+    Ok(Clients { macula, keys: keys.collect::<Result<_, _>>()?, realms: w.realms })
 }
 
 fn update(w: UpdateTable, defaults: Update) -> Result<Update, ConfigError> {

@@ -27,6 +27,13 @@ pub trait Dht {
     /// Stores a signed record (CBOR, see `dht-proto`) at the nodes closest to its key. Returns how many took it.
     fn put_record(&self, record: &[u8]) -> zbus::Result<u32>;
 
+    /// As [`Self::put_record`], but not remembered over a restart, and without waiting for anybody: records of clients, which come back with them.
+    /// Only `mesh` may.
+    fn carry_record(&self, record: &[u8]) -> zbus::Result<()>;
+
+    /// Records (CBOR) of a type that this node happens to hold, at most 256.
+    fn held_records(&self, record_type: u8) -> zbus::Result<Vec<Vec<u8>>>;
+
     /// Valid records (CBOR) of a type under a key, one per signer.
     fn get_records(&self, record_type: u8, key: &[u8]) -> zbus::Result<Vec<Vec<u8>>>;
 

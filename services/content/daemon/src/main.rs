@@ -36,7 +36,7 @@ use crate::local::Local;
 use crate::node::Node;
 use crate::peers::MeshPeers;
 
-const CLIENTS: [u32; 2] = [uid::UPDATE, uid::RECONCILER];
+const CLIENTS: [u32; 3] = [uid::UPDATE, uid::RECONCILER, uid::MESH];
 const PROTOCOLS: &[(&str, &str)] =
     &[(peers::PROTOCOL, "peer"), (control::protocol::CONTENT, "macula/content")];
 /// Threads for hashing and the disk.
@@ -68,8 +68,8 @@ async fn run() -> Result<()> {
     let announcer = announce::start(dht.clone(), store.to_announce(MAX_ANNOUNCED)?);
     let node = Arc::new(Node::new(local, MeshPeers { streams, dht }, announcer));
     let served = node.clone();
-    let server = bus::serve(listener, &CLIENTS, move |builder, _| {
-        builder.serve_at("/io/macula/Content", Content::new(served.clone()))
+    let server = bus::serve(listener, &CLIENTS, move |builder, uid| {
+        builder.serve_at("/io/macula/Content", Content::new(served.clone(), uid))
     });
     daemon::ready();
     tokio::select! {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use dht_proto::record_types::{NodeAddress, Provider, revocation_draft};
 use dht_proto::{
-    Action, Config, Contact, LookupId, Node, Outcome, Published, PutError, Record, RequestId, Response,
+    Action, Config, Contact, Key, LookupId, Node, Outcome, Published, PutError, Record, RequestId, Response,
     Statement, StoreRefusal,
 };
 use os_content_id::Mcid;
@@ -37,6 +37,10 @@ const MAX_COMMANDS: usize = 64;
 const MAX_INCOMING: usize = 64;
 /// From a change in the table to its snapshot.
 const SAVE_AFTER_MS: u64 = 5 * 60 * 1000;
+/// Records of clients; a node of its own has room for more than these (`dht_proto::MAX_OWN_RECORDS`).
+const MAX_CARRIED: usize = 256;
+/// Records in one answer.
+const MAX_HELD: usize = 256;
 /// Nodes whose addresses mesh is known to have.
 const MAX_TAUGHT: usize = 1024;
 /// The longest sleep: a clock that was set is noticed within this time.
@@ -63,6 +67,8 @@ pub struct Driver {
     finished: mpsc::UnboundedReceiver<Done>,
     lookups: BTreeMap<LookupId, Reply<Result<Outcome>>>,
     puts: Vec<(Arc<Record>, Reply<Result<u32>>)>,
+    /// Clients' records and when they expire.
+    carried: BTreeMap<(Key, u8, NodeId), u64>,
     /// Addresses that mesh has been told.
     taught: BTreeMap<NodeId, Arc<[SocketAddr]>>,
     incoming: Arc<Semaphore>,
@@ -98,6 +104,7 @@ impl Driver {
             finished,
             lookups: BTreeMap::new(),
             puts: Vec::new(),
+            carried: BTreeMap::new(),
             taught: BTreeMap::new(),
             incoming: Arc::new(Semaphore::new(MAX_INCOMING)),
             looking_around: false,
@@ -381,6 +388,13 @@ impl Driver {
             Command::Unprovide { mcid, reply } => {
                 let _ = reply.send(self.unprovide(mcid, now_ms));
             }
+            Command::Carry { record, reply } => {
+                let _ = reply.send(self.carry(record, now_ms));
+            }
+            Command::Held { record_type, reply } => {
+                let held = self.node.store().records().filter(|r| r.statement.record_type == record_type);
+                let _ = reply.send(held.take(MAX_HELD).cloned().collect());
+            }
             Command::Revoke { revocation, reply } => {
                 let _ = reply.send(self.revoke(revocation, now_ms));
             }
@@ -413,6 +427,19 @@ impl Driver {
         if self.parts.own.unprovide(&mcid)? {
             self.node.withdraw(self.provider(mcid, true).draft(), now_ms);
         }
+        Ok(())
+    }
+
+    fn carry(&mut self, record: Arc<Record>, now_ms: u64) -> Result<()> {
+        self.carried.retain(|_, expires_ms| *expires_ms > now_ms);
+        let s = &record.statement;
+        let place = (s.key, s.record_type, s.signer);
+        if self.carried.len() >= MAX_CARRIED && !self.carried.contains_key(&place) {
+            return Err(anyhow!("this node carries {MAX_CARRIED} records of clients already"));
+        }
+        let expires_ms = s.expires_ms;
+        self.node.put(record, now_ms)?;
+        self.carried.insert(place, expires_ms);
         Ok(())
     }
 

@@ -21,6 +21,8 @@ pub enum Command {
     Request { from: NodeId, request: Request, reply: Reply<Response> },
     Provide { mcid: McidBytes, reply: Reply<Result<()>> },
     Unprovide { mcid: McidBytes, reply: Reply<Result<()>> },
+    Carry { record: Arc<Record>, reply: Reply<Result<()>> },
+    Held { record_type: u8, reply: Reply<Vec<Arc<Record>>> },
     Revoke { revocation: Revocation, reply: Reply<Result<()>> },
     Put { record: Arc<Record>, reply: Reply<Result<u32>> },
     Find { key: Key, record_type: Option<u8>, quorum: usize, reply: Reply<Result<Outcome>> },
@@ -66,6 +68,16 @@ impl Handle {
 
     pub async fn unprovide(&self, mcid: McidBytes) -> Result<()> {
         self.call(|reply| Command::Unprovide { mcid, reply }).await?
+    }
+
+    /// Publishes a record until it expires or the process ends.
+    pub async fn carry(&self, bytes: &[u8]) -> Result<()> {
+        let record = Arc::new(Record::from_bytes(bytes).context("the record does not decode")?);
+        self.call(|reply| Command::Carry { record, reply }).await?
+    }
+
+    pub async fn held(&self, record_type: u8) -> Result<Vec<Arc<Record>>> {
+        self.call(|reply| Command::Held { record_type, reply }).await
     }
 
     /// Keeps a statement that takes a delegation back, and announces it for good.

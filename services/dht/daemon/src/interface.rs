@@ -84,6 +84,18 @@ impl Dht {
         self.handle.put(&record).await.map_err(bus::failed)
     }
 
+    async fn carry_record(&self, record: Vec<u8>) -> fdo::Result<()> {
+        if ![uid::MESH, uid::ROOT].contains(&self.uid) {
+            return Err(fdo::Error::AccessDenied("clients' records come from `mesh`".into()));
+        }
+        self.handle.carry(&record).await.map_err(bus::failed)
+    }
+
+    async fn held_records(&self, record_type: u8) -> fdo::Result<Vec<Vec<u8>>> {
+        let held = self.handle.held(record_type).await.map_err(bus::failed)?;
+        Ok(held.iter().map(|r| r.to_bytes()).collect())
+    }
+
     async fn get_records(&self, record_type: u8, key: Vec<u8>) -> fdo::Result<Vec<Vec<u8>>> {
         let key = Key::try_from(key.as_slice())
             .map_err(|_| fdo::Error::InvalidArgs(format!("a key is 32 bytes, not {}", key.len())))?;

@@ -33,6 +33,8 @@ pub const MAX_NAME_LEN: usize = 64;
 pub const MAX_RELAYS: usize = 2;
 /// Boards of one channel.
 pub const MAX_BOARDS: usize = 16;
+/// A record of an existing Macula client. Key: [`client_record_key`]. Whoever finds it checks it; see `docs/decisions/0022`.
+pub const CLIENT_RECORD: u8 = 0x30;
 const MAX_FIELDS: usize = 16;
 
 /// Why a payload does not say what its record type says.
@@ -112,6 +114,11 @@ pub fn parse_revocation(payload: &[u8]) -> Result<Revocation, PayloadError> {
     })?;
     let statement = need(statement, "statement")?;
     Revocation::from_bytes(statement).map_err(|e| WireError::Cbor(e.to_string()))
+}
+
+/// `key` is the one that the client's own kind of record has.
+pub fn client_record_key(key: &[u8; 32]) -> Key {
+    Key::hash(&[b"macula-client-record\0", key])
 }
 
 impl NodeAddress {

@@ -17,6 +17,7 @@ use crate::admission::Admission;
 use crate::announced::Announced;
 use crate::authority::Authority;
 use crate::bus_api::Handlers;
+use crate::guests::Guests;
 use crate::link::{Heard, Link, Opened, Users, by, report};
 use crate::punch::Punching;
 use crate::relay::Relaying;
@@ -44,6 +45,8 @@ pub struct Links {
     pub paths: Paths,
     pub endpoint: Endpoint,
     pub authority: Authority,
+    /// Who takes connections that are not of nodes.
+    pub guests: Guests,
     admission: Admission,
     me: NodeId,
     state: Mutex<State>,
@@ -73,6 +76,7 @@ impl Links {
             handlers: Handlers::default(),
             topics: Topics::default(),
             authority: Authority::new(me, owner),
+            guests: Guests::default(),
             relaying,
             tunnels,
             punching: Punching::default(),
@@ -183,6 +187,10 @@ impl Links {
 
     async fn accept(self: &Arc<Self>, incoming: Incoming) -> Result<()> {
         let connection = incoming.await?;
+        let alpn = mesh_transport::alpn_of(&connection);
+        if alpn != mesh_proto::ALPN {
+            return self.guests.hand_over(&alpn, connection);
+        }
         let node = mesh_transport::peer_of(&connection)?;
         if node == self.me {
             connection.close(VarInt::from_u32(close_code::DONE), b"this is me");

@@ -10,6 +10,7 @@ mod announced;
 mod authority;
 mod bus_api;
 mod dial;
+mod guests;
 mod hello;
 mod lan;
 mod link;
@@ -19,6 +20,7 @@ mod punch;
 mod relay;
 mod revocations;
 mod session;
+mod station;
 mod streams;
 mod topics;
 mod tunnels;
@@ -29,6 +31,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_proto::Source;
+use mesh_transport::AlpnPort;
 use mesh_transport::tcp::TunnelTls;
 use os_config::Config;
 use services_api::{bus, clock, daemon};
@@ -52,8 +55,10 @@ async fn main() -> Result<()> {
         mesh_transport::endpoint_with_paths(address, &credentials, certain, Some(session.reset_key()))?;
     tracing::info!("node {} listens on UDP {}", session.node(), endpoint.local_addr()?);
 
-    let relaying = Relaying::new(config.mesh.relay.then_some(config.mesh.relay_mbit * BYTES_PER_MBIT));
+    let port = Arc::new(AlpnPort::new(endpoint.clone()));
     let tls = Arc::new(TunnelTls::new(&credentials, certain)?);
+    session.install(&endpoint, &port, &tls)?;
+    let relaying = Relaying::new(config.mesh.relay.then_some(config.mesh.relay_mbit * BYTES_PER_MBIT));
     let tunnels = Tunnels::new(tls.clone());
     let links = Links::new(session.node(), config.owner, (endpoint.clone(), paths), relaying, tunnels);
     for seed in &config.mesh.seeds {
@@ -64,7 +69,8 @@ async fn main() -> Result<()> {
     tokio::spawn(relay::carry(links.clone(), outgoing));
     tokio::spawn(punch::keep_upgrading(links.clone()));
     tokio::spawn(moved::watch(links.clone()));
-    tokio::spawn(session.keep_fresh(endpoint, tls));
+    station::open(&links, &port, config.clients).await?;
+    tokio::spawn(session.keep_fresh(endpoint, port, tls));
     if config.mesh.mdns {
         tokio::spawn(lan::meet_neighbours(links.clone(), config.name.clone(), config.mesh.port));
     }

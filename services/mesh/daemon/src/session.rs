@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_transport::tcp::TunnelTls;
-use mesh_transport::{Credentials, ResetKey, client_config, server_config};
+use mesh_transport::{AlpnPort, Credentials, ResetKey, client_config, server_tls};
 use os_identity::{NodeId, NodeKey};
 use quinn::Endpoint;
 use rustls_pki_types::CertificateDer;
@@ -42,21 +42,22 @@ impl Session {
     }
 
     /// Gives the endpoint a new session key and certificate every day. Connections that are up keep theirs.
-    pub async fn keep_fresh(self, endpoint: Endpoint, tunnels: Arc<TunnelTls>) {
+    pub async fn keep_fresh(self, endpoint: Endpoint, port: Arc<AlpnPort>, tunnels: Arc<TunnelTls>) {
         loop {
             tokio::time::sleep(RENEW).await;
             let fresh = bus::retry("session certificate", Session::certified).await;
-            if let Err(e) = fresh.install(&endpoint, &tunnels) {
+            if let Err(e) = fresh.install(&endpoint, &port, &tunnels) {
                 tracing::error!("new session certificate is not usable: {e:#}");
             }
         }
     }
 
-    fn install(&self, endpoint: &Endpoint, tunnels: &TunnelTls) -> Result<()> {
+    /// Speaks to nodes on this port, in tunnels and from this endpoint, with this session's key.
+    pub fn install(&self, endpoint: &Endpoint, port: &AlpnPort, tunnels: &TunnelTls) -> Result<()> {
         let credentials = self.credentials()?;
-        let mut endpoint = endpoint.clone();
-        endpoint.set_server_config(Some(server_config(&credentials, clock::certain_unix)?));
-        endpoint.set_default_client_config(client_config(&credentials, clock::certain_unix)?);
+        port.speak(server_tls(&credentials, clock::certain_unix)?)?;
+        let client = client_config(&credentials, clock::certain_unix)?;
+        endpoint.clone().set_default_client_config(client);
         tunnels.renew(&credentials)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Used by the mesh daemon, whose node key lives in another process, and by `maculactl`, which holds its owner's key.
 
+mod alpn;
 mod paths;
 pub mod tcp;
 mod tls;
@@ -20,8 +21,9 @@ use quinn::{
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::sync::mpsc;
 
+pub use alpn::{AlpnPort, alpn_of, server_config_by_alpn};
 pub use paths::{Outgoing, Paths, Via};
-pub use tls::{Certain, Credentials, client_config, server_config, system_clock};
+pub use tls::{Certain, Credentials, client_config, server_config, server_tls, system_clock};
 
 /// Why a connection or stream was closed, as QUIC application error codes.
 pub mod close_code {
@@ -51,8 +53,8 @@ pub fn transport_config() -> Arc<TransportConfig> {
     t.max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
     t.keep_alive_interval(Some(KEEP_ALIVE));
     t.max_concurrent_bidi_streams(VarInt::from_u32(256));
-    // One for hello, and one that takes its place.
-    t.max_concurrent_uni_streams(VarInt::from_u32(2));
+    // Nodes need one for hello, and one that takes its place; HTTP/3 at least three, besides those that mean nothing (RFC 9114, 6.2).
+    t.max_concurrent_uni_streams(VarInt::from_u32(8));
     t.stream_receive_window(VarInt::from_u32(4 << 20));
     t.receive_window(VarInt::from_u32(16 << 20));
     t.send_window(16 << 20);

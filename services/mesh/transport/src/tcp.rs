@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
-use crate::tls::{Certain, Credentials, client_tls, server_tls};
+use crate::tls::{Certain, Credentials, client_tls, server_tls_as};
 
 /// ALPN of the tunnel: packets of QUIC, each after its length (2 bytes, big-endian).
 pub const TUNNEL_ALPN: &[u8] = b"macula-os-relay/1";
@@ -131,7 +131,7 @@ fn configs(
     credentials: &Credentials,
     certain: Certain,
 ) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls::ClientConfig>)> {
-    let server = server_tls(credentials, certain, TUNNEL_ALPN)?;
+    let server = server_tls_as(credentials, certain, TUNNEL_ALPN)?;
     let client = client_tls(credentials, certain, TUNNEL_ALPN)?;
     Ok((Arc::new(server), Arc::new(client)))
 }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use mesh_proto::ALPN;
 use os_certificate::node_id_of_chain;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -29,11 +29,9 @@ impl Credentials {
     }
 }
 
+/// A port that speaks to nodes alone. For more, [`crate::AlpnPort`].
 pub fn server_config(credentials: &Credentials, certain: Certain) -> Result<quinn::ServerConfig> {
-    let tls = server_tls(credentials, certain, ALPN)?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    config.transport_config(transport_config());
-    Ok(config)
+    crate::server_config_by_alpn(&[server_tls(credentials, certain)?])
 }
 
 pub fn client_config(credentials: &Credentials, certain: Certain) -> Result<quinn::ClientConfig> {
@@ -43,8 +41,13 @@ pub fn client_config(credentials: &Credentials, certain: Certain) -> Result<quin
     Ok(config)
 }
 
-/// For the end that is dialled, whatever lies below.
-pub(crate) fn server_tls(
+/// TLS with other nodes: both ends show a certificate.
+pub fn server_tls(credentials: &Credentials, certain: Certain) -> Result<rustls::ServerConfig> {
+    server_tls_as(credentials, certain, ALPN)
+}
+
+/// The same for another protocol between nodes.
+pub(crate) fn server_tls_as(
     credentials: &Credentials,
     certain: Certain,
     alpn: &[u8],
