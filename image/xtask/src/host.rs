@@ -54,6 +54,7 @@ fn missing(need: Need) -> Vec<&'static str> {
         wanted.extend_from_slice(&[
             ("curl", "curl"),
             ("ip", "iproute2"),
+            ("nft", "nftables"),
             ("dnsmasq", "dnsmasq-base"),
             ("rauc", "rauc"),
             ("swtpm", "swtpm"),

@@ -44,6 +44,9 @@ enum Part {
     Client,
     /// The HTTP gateway as aioquic and Chromium see it. Only when it is named: it fetches them.
     Gateway,
+    /// Mesh processes behind NATs, in network namespaces, as root; when it is named, all pairs of the table in
+    /// docs/guides/reaching.md.
+    Network,
 }
 
 /// Other people's HTTP/3, from PyPI.
@@ -51,8 +54,8 @@ const AIOQUIC: &str = "aioquic==1.7.2";
 
 pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     host::prepare(Need::Test)?;
-    let always = |part| !matches!(part, Part::Client | Part::Gateway);
-    let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && always(part));
+    let named = [Part::Client, Part::Gateway, Part::Network];
+    let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && !named.contains(&part));
     if wanted(Part::Lint) {
         cargo(tree, &["fmt", "--all", "--check"])?;
         cargo(tree, &lint_arguments())?;
@@ -72,6 +75,9 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     }
     if wanted(Part::Gateway) {
         gateway(tree, options)?;
+    }
+    if wanted(Part::Network) {
+        network(tree, options)?;
     }
     Ok(())
 }
@@ -147,6 +153,17 @@ fn boot(tree: &Tree, options: &Options) -> Result<()> {
     let file = tree.out().join("releases.json");
     releases.save(&file)?;
     boot_tests::run(tree, options.only.as_deref(), Releases::variable(&file))
+}
+
+/// The program finds `mesh` beside itself.
+fn network(tree: &Tree, options: &Options) -> Result<()> {
+    let packages = ["-p", "mesh-daemon", "-p", "tests-network"];
+    cargo(tree, &[&["build", "--release", "--locked", "--target", TARGET], &packages[..]].concat())?;
+    let program = tree.root.join("target").join(TARGET).join("release/reaching");
+    let few = options.parts.is_empty().then_some("--short");
+    let status = Command::new(&program).args(few).args(options.only.as_deref()).status();
+    let status = status.with_context(|| format!("cannot run {}", program.display()))?;
+    if status.success() { Ok(()) } else { bail!("not every pair was reached as it must be") }
 }
 
 fn with_filter<'a>(mut arguments: Vec<&'a str>, options: &'a Options, more: &[&'a str]) -> Vec<&'a str> {

@@ -47,6 +47,11 @@ pub struct Mesh {
     pub mdns: bool,
     /// Nodes to meet at start, default none.
     pub seeds: Vec<Seed>,
+    /// Carry packets between peers that do not reach each other, default false. They are encrypted from end to end. Such a node
+    /// should be reachable from everywhere; it also listens on TCP, for peers whose network blocks UDP.
+    pub relay: bool,
+    /// Megabit per second that it carries at most, 1 to 4000, default 10; one peer gets half of it at most.
+    pub relay_mbit: u32,
 }
 
 /// `did:key:...@ip:port`.
@@ -144,7 +149,7 @@ impl Default for Config {
             name: "macula".into(),
             realm: "home".into(),
             owner: None,
-            mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new() },
+            mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new(), relay: false, relay_mbit: 10 },
             clients: Clients { macula: Welcome::Nobody, keys: Vec::new(), realms: Vec::new() },
             gateway: Gateway { enabled: true, public: Vec::new() },
             update: Update { channel: None, release_keys: Vec::new(), threshold: 1, interval_s: 60 },
@@ -262,6 +267,8 @@ mod tests {
             port = 5000
             mdns = false
             seeds = ["{KEY}@192.0.2.1:4433", "{KEY}@[2001:db8::1]:4433"]
+            relay = true
+            relay_mbit = 50
             [clients]
             macula = "listed"
             keys = ["{KEY}"]
@@ -289,6 +296,7 @@ mod tests {
         let key: NodeId = KEY.parse().unwrap();
         assert_eq!(config.owner, Some(key));
         assert_eq!(config.mesh.seeds[1].address.to_string(), "[2001:db8::1]:4433");
+        assert_eq!((config.mesh.relay, config.mesh.relay_mbit), (true, 50));
         let realms = vec!["io.example".to_owned()];
         assert_eq!(config.clients, Clients { macula: Welcome::Listed, keys: vec![key], realms });
         assert_eq!(config.gateway.public, ["content/*", "rpc/shop/price_v1"]);
@@ -308,6 +316,9 @@ mod tests {
             ("owner = \"me\"", "owner"),
             ("[mesh]\nport = 70000", "port"),
             ("[mesh]\nport = 0", "mesh.port"),
+            ("[mesh]\nrelay = 1", "relay"),
+            ("[mesh]\nrelay_mbit = 0", "mesh.relay_mbit"),
+            ("[mesh]\nrelay_mbit = 4001", "mesh.relay_mbit"),
             ("[mesh]\nseeds = [\"192.0.2.1:4433\"]", "mesh.seeds[0]"),
             ("[clients]\nmacula = \"all\"", "clients.macula"),
             ("[clients]\nkeys = [\"x\"]", "clients.keys"),

@@ -9,6 +9,7 @@ use crate::{
 };
 
 const MAX_SEEDS: usize = 64;
+const MAX_RELAY_MBIT: u32 = 4000;
 const MAX_KEYS: usize = 32;
 const MAX_CLIENTS: usize = 256;
 const MAX_REALMS: usize = 16;
@@ -49,6 +50,8 @@ struct MeshTable {
     mdns: Option<bool>,
     #[serde(default)]
     seeds: Vec<String>,
+    relay: Option<bool>,
+    relay_mbit: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -134,6 +137,11 @@ fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {
     if w.port == Some(0) {
         return Err(ConfigError::value("mesh.port", "a port is 1 to 65535"));
     }
+    let relay_mbit = w.relay_mbit.unwrap_or(defaults.relay_mbit);
+    if !(1..=MAX_RELAY_MBIT).contains(&relay_mbit) {
+        let why = format!("1 to {MAX_RELAY_MBIT} megabit per second");
+        return Err(ConfigError::value("mesh.relay_mbit", why));
+    }
     if w.seeds.len() > MAX_SEEDS {
         return Err(ConfigError::value("mesh.seeds", format!("at most {MAX_SEEDS} seeds")));
     }
@@ -142,6 +150,8 @@ fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {
         port: w.port.unwrap_or(defaults.port),
         mdns: w.mdns.unwrap_or(defaults.mdns),
         seeds: seeds.collect::<Result<_, _>>()?,
+        relay: w.relay.unwrap_or(defaults.relay),
+        relay_mbit,
     })
 }
 

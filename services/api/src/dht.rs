@@ -21,6 +21,9 @@ pub trait Dht {
     /// The statement with which `revoker` (32 bytes) took back the delegation `token` (32 bytes), as far as the mesh knows; empty if there is none.
     fn find_revocation(&self, token: &[u8], revoker: &[u8]) -> zbus::Result<Vec<u8>>;
 
+    /// Relays through which a node says that it can be reached, each with its addresses (`ip:port`).
+    fn find_relays(&self, node: &[u8]) -> zbus::Result<Vec<(Vec<u8>, Vec<String>)>>;
+
     /// Stores a signed record (CBOR, see `dht-proto`) at the nodes closest to its key. Returns how many took it.
     fn put_record(&self, record: &[u8]) -> zbus::Result<u32>;
 

@@ -73,7 +73,8 @@ pub trait StreamHandler {
         stream: OwnedFd,
     ) -> zbus::Result<()>;
 
-    /// A peer's first connection came up, or its last one went.
+    /// A peer's first connection came up, or its last one went. Said again when a connected peer has said something new of itself, or
+    /// of where it sees this node.
     fn peer_changed(&self, peer: &[u8], connected: bool) -> zbus::Result<()>;
 }
 

@@ -74,6 +74,8 @@ pub struct Driver {
     incoming: Arc<Semaphore>,
     looking_around: bool,
     look_again: bool,
+    /// Through which others may reach this node.
+    relays: Vec<Contact>,
     /// Some of what was promised could not be published.
     promises_open: bool,
     save_at_ms: Option<u64>,
@@ -107,6 +109,7 @@ impl Driver {
             incoming: Arc::new(Semaphore::new(MAX_INCOMING)),
             looking_around: false,
             look_again: false,
+            relays: Vec::new(),
             promises_open: false,
             save_at_ms: None,
             contacts_told: None,
@@ -325,7 +328,8 @@ impl Driver {
         };
         let before = self.node.addresses().clone();
         self.node.set_addresses(surroundings.addresses);
-        if *self.node.addresses() != before || self.promises_open {
+        let relays = std::mem::replace(&mut self.relays, surroundings.relays);
+        if *self.node.addresses() != before || self.relays != relays || self.promises_open {
             self.promise_again(now_ms);
         }
         let unknown = |c: &Contact| self.node.table().get(&c.id).is_none_or(|entry| entry.failures > 0);
@@ -337,7 +341,7 @@ impl Driver {
     fn promise_again(&mut self, now_ms: u64) {
         let addresses = self.node.addresses().clone();
         if !addresses.is_empty() {
-            let draft = NodeAddress { addresses }.draft(self.parts.node_id);
+            let draft = NodeAddress { addresses, relays: self.relays.clone() }.draft(self.parts.node_id);
             let _ = self.node.provide(draft, now_ms).map_err(|e| tracing::warn!("own address: {e}"));
         }
         let provided: Vec<McidBytes> = self.parts.own.provided().copied().collect();

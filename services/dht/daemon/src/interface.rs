@@ -1,6 +1,6 @@
 //! `io.macula.Dht1`.
 
-use dht_proto::record_types::{REVOCATION, parse_revocation, revocation_key};
+use dht_proto::record_types::{NODE_ADDRESS, NodeAddress, REVOCATION, parse_revocation, revocation_key};
 use dht_proto::{Contact, Key};
 use os_ucan::TokenId;
 use services_api::bus::{self, uid};
@@ -68,6 +68,16 @@ impl Dht {
         let found = self.handle.find(key, Some(REVOCATION)).await.map_err(bus::failed)?;
         let statement = found.records.iter().find_map(|r| parse_revocation(&r.statement.payload).ok());
         Ok(statement.map_or_else(Vec::new, |s| s.to_bytes()))
+    }
+
+    async fn find_relays(&self, node: Vec<u8>) -> fdo::Result<Vec<(Vec<u8>, Vec<String>)>> {
+        let node = bus::node_id(&node)?;
+        let found = self.handle.find(Key::from(node), Some(NODE_ADDRESS)).await.map_err(bus::failed)?;
+        let own = found.records.iter().filter(|r| r.statement.signer == node);
+        let told = own.filter_map(|r| NodeAddress::parse(&r.statement.payload).ok()).next();
+        let relays = told.map(|t| t.relays).unwrap_or_default();
+        let texts = |relay: &Contact| relay.addresses.iter().map(ToString::to_string).collect();
+        Ok(relays.iter().map(|relay| (relay.id.to_vec(), texts(relay))).collect())
     }
 
     async fn put_record(&self, record: Vec<u8>) -> fdo::Result<u32> {

@@ -29,6 +29,8 @@ pub const REVOCATION: u8 = 0x21;
 pub const MCID_LEN: usize = 34;
 /// Bytes of a channel's name and of a version text.
 pub const MAX_NAME_LEN: usize = 64;
+/// Relays that one node announces.
+pub const MAX_RELAYS: usize = 2;
 /// Boards of one channel.
 pub const MAX_BOARDS: usize = 16;
 /// A record of an existing Macula client. Key: [`client_record_key`]. Whoever finds it checks it; see `docs/decisions/0022`.
@@ -41,6 +43,8 @@ pub type PayloadError = WireError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeAddress {
     pub addresses: Arc<[SocketAddr]>,
+    /// Nodes that it is connected to and that relay, at most [`MAX_RELAYS`].
+    pub relays: Vec<Contact>,
 }
 
 /// "I hold this content", or, with `withdrawn`, "I no longer do".
@@ -119,21 +123,32 @@ pub fn client_record_key(key: &[u8; 32]) -> Key {
 
 impl NodeAddress {
     pub fn draft(&self, node: NodeId) -> Draft {
+        let relays = &self.relays[..self.relays.len().min(MAX_RELAYS)];
         let payload = payload(|e| {
-            e.map(1)?.u8(0)?;
-            encode_addresses(e, &self.addresses)
+            e.map(if relays.is_empty() { 1 } else { 2 })?.u8(0)?;
+            encode_addresses(e, &self.addresses)?;
+            if !relays.is_empty() {
+                e.u8(1)?.array(relays.len() as u64)?;
+                relays.iter().try_for_each(|relay| relay.encode(e))?;
+            }
+            Ok(())
         });
         Draft { record_type: NODE_ADDRESS, key: Key::from(node), payload }
     }
 
     pub fn parse(payload: &[u8]) -> Result<Self, PayloadError> {
-        let mut addresses = None;
+        let (mut addresses, mut relays) = (None, None);
         fields(payload, |field, d| match field {
             0 => set(&mut addresses, decode_addresses(d)?, "addresses"),
+            1 => set(&mut relays, decode_relays(d)?, "relays"),
             _ => Ok(d.skip()?),
         })?;
-        Ok(Self { addresses: need(addresses, "addresses")? })
+        Ok(Self { addresses: need(addresses, "addresses")?, relays: relays.unwrap_or_default() })
     }
+}
+
+fn decode_relays(d: &mut Decoder<'_>) -> Result<Vec<Contact>, WireError> {
+    (0..d.array_up_to(MAX_RELAYS, "relays")?).map(|_| Contact::decode(d)).collect()
 }
 
 impl Provider {
@@ -310,8 +325,26 @@ mod tests {
         let head = head("stable", "1.2.3");
         let draft = head.draft(&signer(1).node_id()).unwrap();
         assert_eq!(ChannelHead::parse(&draft.payload), Ok(head));
-        let node = NodeAddress { addresses: provider().addresses };
+        let node = NodeAddress { addresses: provider().addresses, relays: vec![] };
         assert_eq!(NodeAddress::parse(&node.draft(signer(1).node_id()).payload), Ok(node));
+    }
+
+    #[test]
+    fn a_node_announces_a_few_relays_that_older_readers_skip() {
+        let relay = |n| Contact::new(signer(n).node_id(), provider().addresses.iter().copied());
+        let mut node = NodeAddress { addresses: provider().addresses, relays: (1..9).map(relay).collect() };
+        let payload = node.draft(signer(1).node_id()).payload;
+        node.relays.truncate(MAX_RELAYS);
+        assert_eq!(NodeAddress::parse(&payload), Ok(node));
+        let mut read = Vec::new();
+        fields(&payload, |field, d| {
+            read.push(field);
+            Ok(d.skip()?)
+        })
+        .unwrap();
+        assert_eq!(read, [0, 1]);
+        let many = [0xa2, 0, 0x80, 1, 0x83];
+        assert!(NodeAddress::parse(&many).is_err(), "more than fit");
     }
 
     #[test]
@@ -352,7 +385,8 @@ mod tests {
         });
         assert_eq!(foreign.verify(NOW), Err(RecordError::WrongKey));
         let elsewhere = sign(&by, |s| {
-            let draft = NodeAddress { addresses: provider().addresses }.draft(signer(2).node_id());
+            let draft =
+                NodeAddress { addresses: provider().addresses, relays: vec![] }.draft(signer(2).node_id());
             (s.record_type, s.key, s.payload) = (NODE_ADDRESS, draft.key, draft.payload);
         });
         assert_eq!(elsewhere.verify(NOW), Err(RecordError::WrongKey));

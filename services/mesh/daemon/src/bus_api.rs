@@ -1,7 +1,7 @@
 //! `io.macula.Mesh1`, and the services that take streams.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ use tokio::net::UnixListener;
 use zbus::Connection;
 
 use crate::access::Access;
+use crate::link::Opened;
 use crate::links::Links;
-use crate::{lan, streams};
+use crate::streams;
 
 /// Protocols served at once.
 const MAX_PROTOCOLS: usize = 256;
@@ -118,9 +119,12 @@ impl Mesh {
             return Ok(streams::open_here(&self.links, &header).await.map_err(bus::failed)?.into());
         }
         let opened = within(timeout_ms, self.links.open(node, &header)).await;
-        let (send, recv) = opened.map_err(bus::failed)?;
+        let Opened { send, recv, in_use } = opened.map_err(bus::failed)?;
         let (here, there) = streams::socket_pair().map_err(bus::failed)?;
-        tokio::spawn(streams::pump(send, recv, here));
+        tokio::spawn(async move {
+            streams::pump(send, recv, here).await;
+            drop(in_use);
+        });
         Ok(there.into())
     }
 
@@ -177,21 +181,13 @@ impl Mesh {
         bus::not_for_the_console(self.uid)?;
         let node = bus::node_id(&node)?;
         let parsed = addresses.iter().take(MAX_ADDRESSES).filter_map(|a| a.parse().ok());
-        let usable: Vec<SocketAddr> = parsed.filter(is_dialable).collect();
+        let usable: Vec<SocketAddr> = parsed.filter(mesh_proto::is_dialable).collect();
         self.links.learn(node, &usable, Source::Dht);
         Ok(())
     }
 
     fn local_addresses(&self) -> zbus::fdo::Result<Vec<String>> {
-        let port = self.links.local_port();
-        let own = lan::own_addresses().map_err(bus::failed)?;
-        let own = own.into_iter().map(|ip| SocketAddr::new(ip, port));
-        let mut all: Vec<SocketAddr> = own.collect();
-        for seen in self.links.seen_addresses() {
-            if !all.contains(&seen) {
-                all.push(seen);
-            }
-        }
+        let all = self.links.own_addresses().map_err(bus::failed)?;
         Ok(all.iter().map(SocketAddr::to_string).collect())
     }
 
@@ -233,14 +229,4 @@ fn check_resource(name: &str) -> zbus::fdo::Result<()> {
     }
     let text = format!("a procedure or topic is named with 1 to {MAX_RESOURCE} printable ASCII characters");
     Err(zbus::fdo::Error::InvalidArgs(text))
-}
-
-/// Strangers' addresses: nothing that would make this node talk to itself, to a whole network, or to a link it cannot name.
-fn is_dialable(address: &SocketAddr) -> bool {
-    let ip = address.ip();
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    address.port() != 0 && !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast() && !link_local
 }

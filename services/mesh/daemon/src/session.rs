@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use mesh_transport::tcp::TunnelTls;
 use mesh_transport::{AlpnPort, Credentials, ResetKey, client_config, server_tls};
 use os_identity::{NodeId, NodeKey};
 use quinn::Endpoint;
@@ -41,23 +42,23 @@ impl Session {
     }
 
     /// Gives the endpoint a new session key and certificate every day. Connections that are up keep theirs.
-    pub async fn keep_fresh(self, endpoint: Endpoint, port: Arc<AlpnPort>) {
+    pub async fn keep_fresh(self, endpoint: Endpoint, port: Arc<AlpnPort>, tunnels: Arc<TunnelTls>) {
         loop {
             tokio::time::sleep(RENEW).await;
             let fresh = bus::retry("session certificate", Session::certified).await;
-            if let Err(e) = fresh.install(&endpoint, &port) {
+            if let Err(e) = fresh.install(&endpoint, &port, &tunnels) {
                 tracing::error!("new session certificate is not usable: {e:#}");
             }
         }
     }
 
-    /// Speaks to nodes on this port, and from this endpoint, with this session's key.
-    pub fn install(&self, endpoint: &Endpoint, port: &AlpnPort) -> Result<()> {
+    /// Speaks to nodes on this port, in tunnels and from this endpoint, with this session's key.
+    pub fn install(&self, endpoint: &Endpoint, port: &AlpnPort, tunnels: &TunnelTls) -> Result<()> {
         let credentials = self.credentials()?;
         port.speak(server_tls(&credentials, clock::certain_unix)?)?;
         let client = client_config(&credentials, clock::certain_unix)?;
         endpoint.clone().set_default_client_config(client);
-        Ok(())
+        tunnels.renew(&credentials)
     }
 }
 

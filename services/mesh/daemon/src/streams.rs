@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use anyhow::Result;
 use mesh_proto::rpc::{self, CallError, Code};
-use mesh_proto::{StreamHeader, pubsub};
+use mesh_proto::{StreamHeader, pubsub, punch};
 use mesh_transport::close_code;
 use os_identity::NodeId;
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream, VarInt};
 use services_api::control::{self, protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::access::Access;
 use crate::authority::Pass;
+use crate::link::{Link, Opened};
 use crate::links::Links;
+use crate::relay;
 use crate::topics::Reading;
 
 /// The protocol that mesh answers by itself: whatever 32 bytes come in go back.
@@ -27,15 +29,16 @@ const BUFFER: usize = 64 * 1024;
 const HANDOVER: Duration = Duration::from_secs(5);
 
 /// Serves every stream that the peer opens, until the connection ends; says why it ended.
-pub async fn serve(links: &Arc<Links>, peer: NodeId, connection: &Connection) -> String {
+pub async fn serve(links: &Arc<Links>, peer: NodeId, link: &Link) -> String {
     loop {
-        match connection.accept_bi().await {
+        match link.connection.accept_bi().await {
             Ok((send, recv)) => {
-                let links = links.clone();
+                let (links, link, in_use) = (links.clone(), link.clone(), link.users.enter());
                 tokio::spawn(async move {
-                    if let Err(e) = dispatch(&links, peer, send, recv).await {
+                    if let Err(e) = dispatch(&links, peer, &link, send, recv).await {
                         tracing::debug!("stream of {peer}: {e:#}");
                     }
+                    drop(in_use);
                 });
             }
             Err(e) => return e.to_string(),
@@ -46,6 +49,7 @@ pub async fn serve(links: &Arc<Links>, peer: NodeId, connection: &Connection) ->
 async fn dispatch(
     links: &Arc<Links>,
     peer: NodeId,
+    link: &Link,
     mut send: SendStream,
     mut recv: RecvStream,
 ) -> Result<()> {
@@ -62,6 +66,8 @@ async fn dispatch(
     };
     match header.protocol.as_str() {
         PING => echo(send, recv).await,
+        punch::PROTOCOL => crate::punch::answer(links, peer, link, send, recv).await,
+        punch::RELAY_PROTOCOL => relay::answer(links, header.resource.as_deref(), send, recv).await,
         protocol::MESH => match check(links, peer, &Access::parse("macula/mesh")?, &header).await {
             Ok(_) => {
                 let (here, there) = UnixStream::pair()?;
@@ -179,7 +185,7 @@ async fn tell_refusal(
     }
 }
 
-fn refuse(send: &mut SendStream, recv: &mut RecvStream, code: u32) {
+pub fn refuse(send: &mut SendStream, recv: &mut RecvStream, code: u32) {
     // Both only fail on streams that are closed already.
     let _ = send.reset(VarInt::from_u32(code));
     let _ = recv.stop(VarInt::from_u32(code));
@@ -210,7 +216,7 @@ pub async fn ping(links: &Arc<Links>, peer: NodeId) -> Result<Duration> {
     let mut challenge = [0; PING_LEN];
     getrandom::fill(&mut challenge).map_err(std::io::Error::from)?;
     let start = std::time::Instant::now();
-    let (mut send, mut recv) = links.open(peer, &StreamHeader::new(PING)).await?;
+    let Opened { mut send, mut recv, in_use: _in_use } = links.open(peer, &StreamHeader::new(PING)).await?;
     send.write_all(&challenge).await?;
     send.finish()?;
     let mut answer = [0; PING_LEN];

@@ -23,13 +23,14 @@ impl Bucket {
         Self { level: u64::from(rate.burst) * 1000, at_ms: now_ms }
     }
 
-    fn take(&mut self, rate: Rate, now_ms: u64) -> bool {
+    fn take(&mut self, rate: Rate, count: u32, now_ms: u64) -> bool {
         let earned = now_ms.saturating_sub(self.at_ms).saturating_mul(rate.per_s.into());
         self.level = self.level.saturating_add(earned).min(u64::from(rate.burst) * 1000);
         self.at_ms = self.at_ms.max(now_ms);
-        let enough = self.level >= 1000;
+        let cost = u64::from(count) * 1000;
+        let enough = self.level >= cost;
         if enough {
-            self.level -= 1000;
+            self.level -= cost;
         }
         enough
     }
@@ -60,8 +61,13 @@ impl<K: Ord + Clone> Limiter<K> {
     /// Whether `key` may have one more now. When there are more keys than can be counted, new ones may not: whoever can make up
     /// keys must not get more by doing so.
     pub fn allow(&mut self, key: &K, now_ms: u64) -> bool {
+        self.allow_many(key, 1, now_ms)
+    }
+
+    /// Whether `key` may have `count` more now, all of them.
+    pub fn allow_many(&mut self, key: &K, count: u32, now_ms: u64) -> bool {
         if let Some(bucket) = self.buckets.get_mut(key) {
-            return bucket.take(self.rate, now_ms);
+            return bucket.take(self.rate, count, now_ms);
         }
         if self.buckets.len() >= self.max {
             let rate = self.rate;
@@ -71,7 +77,7 @@ impl<K: Ord + Clone> Limiter<K> {
             return false;
         }
         let mut bucket = Bucket::full(self.rate, now_ms);
-        let allowed = bucket.take(self.rate, now_ms);
+        let allowed = bucket.take(self.rate, count, now_ms);
         self.buckets.insert(key.clone(), bucket);
         allowed
     }

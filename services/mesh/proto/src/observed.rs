@@ -82,7 +82,7 @@ fn is_worth_telling(ip: &IpAddr) -> bool {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    !(local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+    !(local || crate::is_detour(ip) || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Used by the mesh daemon, whose node key lives in another process, and by `maculactl`, which holds its owner's key.
 
 mod alpn;
+mod paths;
+pub mod tcp;
 mod tls;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -13,12 +15,14 @@ use anyhow::{Context, Result, bail};
 use mesh_proto::{MAX_HEADER, StreamHeader};
 use os_identity::NodeId;
 use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt,
+    AsyncUdpSocket, Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, Runtime, SendStream,
+    TransportConfig, VarInt,
 };
-
 use quinn_proto::HashedConnectionIdGenerator;
+use tokio::sync::mpsc;
 
 pub use alpn::{AlpnPort, alpn_of, server_config_by_alpn};
+pub use paths::{Outgoing, Paths, Via};
 pub use tls::{Certain, Credentials, client_config, server_config, server_tls, system_clock};
 
 /// Why a connection or stream was closed, as QUIC application error codes.
@@ -38,6 +42,8 @@ pub mod close_code {
 
 const IDLE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Datagrams waiting to be read or sent, per connection. A second of 2 Mbit/s: more only makes them late.
+const DATAGRAM_BUFFER: usize = 256 * 1024;
 /// How long a peer may take to send a stream's header.
 const HEADER_WAIT: Duration = Duration::from_secs(10);
 
@@ -56,7 +62,9 @@ pub fn transport_config() -> Arc<TransportConfig> {
     t.stream_receive_window(VarInt::from_u32(4 << 20));
     t.receive_window(VarInt::from_u32(STRANGERS_WINDOW));
     t.send_window(16 << 20);
-    t.datagram_receive_buffer_size(None);
+    // Packets on their way through a relay. What is too much is dropped, oldest first.
+    t.datagram_receive_buffer_size(Some(DATAGRAM_BUFFER));
+    t.datagram_send_buffer_size(DATAGRAM_BUFFER);
     Arc::new(t)
 }
 
@@ -72,10 +80,33 @@ pub fn endpoint(
     reset_key: Option<&ResetKey>,
 ) -> Result<Endpoint> {
     let socket = bind(address).with_context(|| format!("cannot bind UDP {address}"))?;
+    let socket = quinn::TokioRuntime.wrap_udp_socket(socket)?;
+    endpoint_on(socket, credentials, certain, reset_key)
+}
+
+/// An endpoint that also reaches peers by ways that are no IP addresses; see [`Paths`].
+pub fn endpoint_with_paths(
+    address: SocketAddr,
+    credentials: &Credentials,
+    certain: Certain,
+    reset_key: Option<&ResetKey>,
+) -> Result<(Endpoint, Paths, mpsc::Receiver<Outgoing>)> {
+    let socket = bind(address).with_context(|| format!("cannot bind UDP {address}"))?;
+    let (paths, outgoing) = Paths::new(socket);
+    let endpoint = endpoint_on(paths.socket()?, credentials, certain, reset_key)?;
+    Ok((endpoint, paths, outgoing))
+}
+
+fn endpoint_on(
+    socket: Arc<dyn AsyncUdpSocket>,
+    credentials: &Credentials,
+    certain: Certain,
+    reset_key: Option<&ResetKey>,
+) -> Result<Endpoint> {
     let server = server_config(credentials, certain)?;
-    let runtime = Arc::new(quinn::TokioRuntime);
     let config = reset_key.map_or_else(EndpointConfig::default, remembering);
-    let mut endpoint = Endpoint::new(config, Some(server), socket, runtime)?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let mut endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
     endpoint.set_default_client_config(client_config(credentials, certain)?);
     Ok(endpoint)
 }

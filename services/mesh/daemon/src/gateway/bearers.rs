@@ -11,11 +11,13 @@ use os_ucan::{Authorizer, Request, TokenId};
 /// Tokens whose signature is known to hold.
 const MAX_VERIFIED: usize = 1024;
 
+type IsRevoked = dyn Fn(&TokenId, &NodeId) -> bool + Send + Sync;
+
 pub struct Bearers {
     me: NodeId,
     owner: Option<NodeId>,
     authorizer: Mutex<Authorizer>,
-    is_revoked: Box<dyn Fn(&TokenId, &NodeId) -> bool + Send + Sync>,
+    is_revoked: Box<IsRevoked>,
 }
 
 impl Bearers {

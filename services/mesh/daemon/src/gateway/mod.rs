@@ -4,7 +4,6 @@ mod bearers;
 mod contents;
 mod node;
 
-use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +15,6 @@ use os_config::Config;
 use os_identity::NodeId;
 use os_ucan::TokenId;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::net::TcpListener;
 
 use crate::links::Links;
 use bearers::Bearers;
@@ -30,8 +28,8 @@ const RETRY: Duration = Duration::from_secs(10);
 type Serving = Arc<Gateway<GatewayNode>>;
 
 /// Serves HTTP on both ports, for ever. What goes wrong here leaves the rest of the mesh alone.
-pub async fn run(links: Arc<Links>, config: Config, udp: Arc<AlpnPort>) {
-    while let Err(e) = serve(&links, &config, &udp).await {
+pub async fn run(links: Arc<Links>, config: Config, udp: Arc<AlpnPort>, tcp: Arc<TcpPort>) {
+    while let Err(e) = serve(&links, &config, &udp, &tcp).await {
         tracing::error!("the gateway does not run: {e:#}; again in {} s", RETRY.as_secs());
         tokio::time::sleep(RETRY).await;
     }
@@ -46,7 +44,7 @@ fn is_revoked(links: Arc<Links>) -> impl Fn(&TokenId, &NodeId) -> bool + Send + 
     }
 }
 
-async fn serve(links: &Arc<Links>, config: &Config, udp: &Arc<AlpnPort>) -> Result<()> {
+async fn serve(links: &Arc<Links>, config: &Config, udp: &Arc<AlpnPort>, tcp: &Arc<TcpPort>) -> Result<()> {
     let key = WebKey::generate()?;
     let certificates = Arc::new(Mutex::new(Vec::new()));
     let node = GatewayNode {
@@ -61,28 +59,18 @@ async fn serve(links: &Arc<Links>, config: &Config, udp: &Arc<AlpnPort>) -> Resu
     };
     let gateway = Gateway::new(node, Settings::default());
     let port = config.mesh.port;
-    let admission = links.clone();
-    let tcp = Arc::new(TcpPort::new(move |from| admission.admits_connection(from)));
-    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot bind TCP {address}"))?;
     let quic = gateway.clone();
     links.guests.welcome(H3, move |connection| {
         tokio::spawn(serve_quic(quic.clone(), connection));
     });
     let hosts = [format!("macula-{}.local", links.me().short().to_lowercase()), config.name.clone()];
-    let renewing = async {
-        loop {
-            let certificate = key.certificate(&hosts, now_unix())?;
-            let hash = os_certificate::fingerprint(&certificate);
-            speak(&key, &certificate, &gateway, udp, &tcp, port)?;
-            tracing::info!("HTTP on UDP and TCP {port}; certificate {hash}");
-            note(&certificates, hash);
-            tokio::time::sleep(RENEW).await;
-        }
-    };
-    tokio::select! {
-        () = tcp.clone().serve(listener) => Ok(()),
-        ended = renewing => ended,
+    loop {
+        let certificate = key.certificate(&hosts, now_unix())?;
+        let hash = os_certificate::fingerprint(&certificate);
+        speak(&key, &certificate, &gateway, udp, tcp, port)?;
+        tracing::info!("HTTP on UDP and TCP {port}; certificate {hash}");
+        note(&certificates, hash);
+        tokio::time::sleep(RENEW).await;
     }
 }
 

@@ -13,7 +13,6 @@ use mesh_transport::AlpnPort;
 use os_content_id::Mcid;
 use os_identity::NodeId;
 use os_ucan::Resource;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -21,6 +20,7 @@ use super::bearers::Bearers;
 use super::contents::Contents;
 use super::now_unix;
 use crate::access_log::Verdict;
+use crate::link::Opened;
 use crate::links::Links;
 use crate::streams;
 
@@ -110,24 +110,22 @@ impl Node for GatewayNode {
 impl GatewayNode {
     /// Opened in this node's own name: that it may be is what the token or the owner's configuration says.
     async fn open(&self, at: NodeId, header: &StreamHeader) -> Result<Duplex, CallError> {
-        if at != self.links.me() {
-            let (writer, reader) = self.links.open(at, header).await.map_err(failed)?;
-            return Ok(duplex(reader, writer));
-        }
-        let stream = std::os::unix::net::UnixStream::from(
-            streams::open_here(&self.links, header).await.map_err(failed)?,
-        );
+        let stream = if at == self.links.me() {
+            streams::open_here(&self.links, header).await.map_err(failed)?
+        } else {
+            let Opened { send, recv, in_use } = self.links.open(at, header).await.map_err(failed)?;
+            let (here, there) = streams::socket_pair().map_err(|e| failed(e.into()))?;
+            tokio::spawn(async move {
+                streams::pump(send, recv, here).await;
+                drop(in_use);
+            });
+            there
+        };
+        let stream = std::os::unix::net::UnixStream::from(stream);
         stream.set_nonblocking(true).map_err(|e| failed(e.into()))?;
         let (reader, writer) = UnixStream::from_std(stream).map_err(|e| failed(e.into()))?.into_split();
-        Ok(duplex(reader, writer))
+        Ok(Duplex { reader: Box::new(reader), writer: Box::new(writer) })
     }
-}
-
-fn duplex(
-    reader: impl AsyncRead + Send + Unpin + 'static,
-    writer: impl AsyncWrite + Send + Unpin + 'static,
-) -> Duplex {
-    Duplex { reader: Box::new(reader), writer: Box::new(writer) }
 }
 
 /// A refusal keeps its code; anything else is a peer that cannot be reached.
