@@ -59,6 +59,20 @@ impl Identity {
     }
 }
 
+/// Of a process.
+pub fn resident_kib(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// For this process and the meshes that it starts: a passed stream is a file at each end.
+pub fn allow_many_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+}
+
 /// A chain that ties a session key to a node.
 pub fn certify(key: &NodeKey, session: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let session: [u8; 32] = session.try_into().unwrap();
@@ -116,6 +130,11 @@ impl Machine {
     /// Where its services' sockets are.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Of the mesh process.
+    pub fn resident_kib(&self) -> u64 {
+        resident_kib(self.process.as_ref().unwrap().id())
     }
 
     pub async fn kill_and_restart(&mut self) {
