@@ -23,7 +23,7 @@ use crate::punch::Punching;
 use crate::relay::Relaying;
 use crate::topics::Topics;
 use crate::tunnels::Tunnels;
-use crate::{hello, lan, relay, streams};
+use crate::{hello, lan, punch, relay, streams};
 
 /// Connections per peer; a further one closes the oldest.
 const MAX_PER_PEER: usize = 4;
@@ -274,6 +274,10 @@ impl Links {
             state.upgrades.detour(node, now);
         }
         drop(state);
+        if link.via.is_none() {
+            let links = self.clone();
+            tokio::spawn(async move { punch::retire_detours(&links, node).await });
+        }
         self.upgrade.notify_one();
     }
 

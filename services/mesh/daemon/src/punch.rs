@@ -60,14 +60,11 @@ pub async fn keep_upgrading(links: Arc<Links>) {
         for node in due {
             let links = links.clone();
             tokio::spawn(async move {
-                match upgrade(&links, node).await {
-                    Ok(()) => retire_detours(&links, node).await,
-                    Err(e) => {
-                        tracing::debug!("no direct way to {node}: {e:#}");
-                        let now = links.now();
-                        links.state().upgrades.failed(&node, now);
-                        links.upgrade.notify_one();
-                    }
+                if let Err(e) = upgrade(&links, node).await {
+                    tracing::debug!("no direct way to {node}: {e:#}");
+                    let now = links.now();
+                    links.state().upgrades.failed(&node, now);
+                    links.upgrade.notify_one();
                 }
             });
         }
@@ -199,8 +196,9 @@ async fn dial_unless_there(
     }
 }
 
-/// Closes the detours that this end opened, as soon as nobody uses them and for as long as there is something better.
-async fn retire_detours(links: &Arc<Links>, node: NodeId) {
+/// There is a direct connection: closes the detours that this end opened, as soon as nobody uses them and for as long as there is
+/// something better.
+pub async fn retire_detours(links: &Arc<Links>, node: NodeId) {
     loop {
         let all = links.links_of(&node);
         let detours: Vec<_> = all.iter().filter(|l| l.outgoing && l.via.is_some()).collect();

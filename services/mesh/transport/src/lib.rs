@@ -42,8 +42,8 @@ pub mod close_code {
 
 const IDLE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Datagrams waiting to be read or sent, per connection. A second of 2 Mbit/s: more only makes them late.
-const DATAGRAM_BUFFER: usize = 256 * 1024;
+/// Datagrams waiting to be read or sent, per connection. A tenth of a second of 10 Mbit/s: more only makes them late.
+const DATAGRAM_BUFFER: usize = 128 * 1024;
 /// How long a peer may take to send a stream's header.
 const HEADER_WAIT: Duration = Duration::from_secs(10);
 
