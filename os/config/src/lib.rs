@@ -33,6 +33,7 @@ pub struct Config {
     pub owner: Option<NodeId>,
     pub mesh: Mesh,
     pub gateway: Gateway,
+    pub clients: Clients,
     pub update: Update,
     pub gate: Gate,
     pub state: State,
@@ -63,6 +64,26 @@ pub struct Gateway {
     /// What needs no token, default nothing: `content/<mcid>`, `rpc/<procedure>` and `topic/<topic>` of this node, or with `/*` at the
     /// end all beneath it. It is then open to everybody, also where a service serves it to the owner alone.
     pub public: Vec<String>,
+}
+
+/// Existing Macula clients, which use this node as a station.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clients {
+    /// Default: nobody, and the node does not speak to them at all.
+    pub macula: Welcome,
+    /// Keys that are welcome, and may bring records and content.
+    pub keys: Vec<NodeId>,
+    /// Names of the realms that the station says it serves.
+    pub realms: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Welcome {
+    Nobody,
+    /// The owner's key and those listed.
+    Listed,
+    /// Others may meet here, look things up and fetch content.
+    Anybody,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +146,7 @@ impl Default for Config {
             owner: None,
             mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new() },
             gateway: Gateway { enabled: true, public: Vec::new() },
+            clients: Clients { macula: Welcome::Nobody, keys: Vec::new(), realms: Vec::new() },
             update: Update { channel: None, release_keys: Vec::new(), threshold: 1, interval_s: 60 },
             gate: Gate { timeout_s: 180, steady_s: 10, checks: Vec::new() },
             state: State { encryption: None },
@@ -243,6 +265,10 @@ mod tests {
             [gateway]
             enabled = true
             public = ["content/*", "rpc/shop/price_v1"]
+            [clients]
+            macula = "listed"
+            keys = ["{KEY}"]
+            realms = ["io.example"]
             [update]
             channel = "stable"
             publisher = "{KEY}"
@@ -264,6 +290,8 @@ mod tests {
         assert_eq!(config.owner, Some(key));
         assert_eq!(config.mesh.seeds[1].address.to_string(), "[2001:db8::1]:4433");
         assert_eq!(config.gateway.public, ["content/*", "rpc/shop/price_v1"]);
+        let realms = vec!["io.example".to_owned()];
+        assert_eq!(config.clients, Clients { macula: Welcome::Listed, keys: vec![key], realms });
         assert_eq!(config.update.channel, Some(Channel { publisher: key, name: "stable".into() }));
         assert_eq!((config.gate.timeout_s, config.gate.steady_s), (60, 10));
         let [web, files] = &config.gate.checks[..] else { panic!("{:?}", config.gate.checks) };
@@ -289,6 +317,9 @@ mod tests {
             ("[gateway]\npublic = [\"rpc/a*\"]", "gateway.public[0]"),
             ("[gateway]\npublic = [\"/rpc/a\"]", "gateway.public[0]"),
             ("[gateway]\npublic = [\"topic/A\"]", "gateway.public[0]"),
+            ("[clients]\nmacula = \"all\"", "clients.macula"),
+            ("[clients]\nkeys = [\"x\"]", "clients.keys"),
+            ("[clients]\nrealms = [\"\"]", "clients.realms"),
             ("[update]\nchannel = \"stable\"", "update.publisher"),
             ("[update]\nthreshold = 0", "update.threshold"),
             ("[update]\nthreshold = 2", "update.threshold"),

@@ -4,13 +4,17 @@ use os_identity::NodeId;
 use serde::Deserialize;
 
 use crate::{
-    Channel, Check, CheckWhat, ConfigError, Encryption, Gate, Gateway, Mesh, Seed, State, Update, VERSION,
+    Channel, Check, CheckWhat, Clients, ConfigError, Encryption, Gate, Gateway, Mesh, Seed, State, Update,
+    VERSION, Welcome,
 };
 
 const MAX_SEEDS: usize = 64;
 const MAX_KEYS: usize = 32;
 const MAX_PUBLIC: usize = 64;
 const MAX_PUBLIC_LEN: usize = 160;
+const MAX_CLIENTS: usize = 256;
+const MAX_REALMS: usize = 16;
+const MAX_REALM: usize = 255;
 const MAX_CHECKS: usize = 16;
 const MAX_WORDS: usize = 32;
 const MAX_WORD: usize = 1024;
@@ -28,6 +32,8 @@ pub struct Config {
     mesh: MeshTable,
     #[serde(default)]
     gateway: GatewayTable,
+    #[serde(default)]
+    clients: ClientsTable,
     #[serde(default)]
     update: UpdateTable,
     #[serde(default)]
@@ -51,6 +57,16 @@ struct GatewayTable {
     enabled: Option<bool>,
     #[serde(default)]
     public: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct ClientsTable {
+    macula: Option<String>,
+    #[serde(default)]
+    keys: Vec<String>,
+    #[serde(default)]
+    realms: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -102,6 +118,7 @@ impl TryFrom<Config> for crate::Config {
             owner: w.owner.map(|o| key("owner", &o)).transpose()?,
             mesh: mesh(w.mesh, defaults.mesh)?,
             gateway: gateway(w.gateway, defaults.gateway)?,
+            clients: clients(w.clients)?,
             update: update(w.update, defaults.update)?,
             gate: gate(w.gate, defaults.gate)?,
             state: State { encryption: encryption(w.state.encryption.as_deref())? },
@@ -147,6 +164,24 @@ fn is_public_thing(text: &str) -> bool {
     let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.' | b'~');
     let segment = |s: &str| !matches!(s, "" | "." | "..") && s.bytes().all(good);
     kind && text.contains('/') && text.len() <= MAX_PUBLIC_LEN && segments.all(segment)
+}
+
+fn clients(w: ClientsTable) -> Result<Clients, ConfigError> {
+    if w.keys.len() > MAX_CLIENTS {
+        return Err(ConfigError::value("clients.keys", format!("at most {MAX_CLIENTS} keys")));
+    }
+    if w.realms.len() > MAX_REALMS || w.realms.iter().any(|r| !(1..=MAX_REALM).contains(&r.len())) {
+        let why = format!("at most {MAX_REALMS} names of 1 to {MAX_REALM} bytes");
+        return Err(ConfigError::value("clients.realms", why));
+    }
+    let macula = match w.macula.as_deref() {
+        None | Some("nobody") => Welcome::Nobody,
+        Some("listed") => Welcome::Listed,
+        Some("anybody") => Welcome::Anybody,
+        Some(_) => return Err(ConfigError::value("clients.macula", "nobody, listed or anybody")),
+    };
+    let keys = w.keys.iter().enumerate().map(|(i, text)| key(&format!("clients.keys[{i}]"), text));
+    Ok(Clients { macula, keys: keys.collect::<Result<_, _>>()?, realms: w.realms })
 }
 
 fn update(w: UpdateTable, defaults: Update) -> Result<Update, ConfigError> {

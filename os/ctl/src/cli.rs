@@ -47,6 +47,9 @@ pub struct Global {
     /// The key file. Default: ~/.config/macula/owner.key
     #[arg(long, global = true, value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// Delegations to your key, as `ucan issue` wrote them, to act on a node that is not yours
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ucan: Option<PathBuf>,
     /// Talk to the services of this machine, which is a node, instead of to a node over the mesh
     #[arg(long, global = true, conflicts_with = "node")]
     pub local: bool,
@@ -546,6 +549,8 @@ mod tests {
             "audit verify",
             "ucan inspect -",
             "ucan revoke a --link 2 --out b",
+            "ucan announce b --node 10.0.0.1",
+            "status --node 10.0.0.1 --ucan a",
             "ucan issue --to did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx --can a/* --with macula:a/*",
         ] {
             parse(line).unwrap();

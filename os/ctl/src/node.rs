@@ -49,7 +49,7 @@ impl Node {
             Node::Remote(r) => {
                 let header =
                     StreamHeader { deadline_ms: Some(deadline_ms), ..StreamHeader::of(protocol, resource) };
-                let (send, recv) = r.open_with(&header).await?;
+                let (send, recv) = r.open_with(header).await?;
                 Ok(Box::new(tokio::io::join(recv, send)))
             }
             Node::Local => {
@@ -278,6 +278,14 @@ impl Node {
         match self {
             Node::Remote(r) => r.call(protocol::DHT, "table", &()).await,
             Node::Local => Ok(TableAnswer::default()),
+        }
+    }
+
+    /// A statement that takes a delegation back.
+    pub async fn revoke(&self, statement: &[u8]) -> Result<()> {
+        match self {
+            Node::Remote(r) => r.call(protocol::DHT, "revoke", &statement.to_vec()).await,
+            Node::Local => local!(dht::DhtProxy<'_>, "dht").revoke(statement).await.map_err(said),
         }
     }
 

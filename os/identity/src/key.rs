@@ -12,9 +12,11 @@ pub type Signature = [u8; SIGNATURE_LEN];
 
 /// What a signature may be about. New purposes get a new word.
 pub mod domain {
-    /// DHT records (`dht-proto`).
     /// Never shown: what is made of it is a secret of the node.
     pub const QUIC_RESET: &str = "quic-reset";
+    /// The same: what is made of it is the key of the station that existing Macula clients see.
+    pub const STATION: &str = "station";
+    /// DHT records (`dht-proto`).
     pub const DHT_RECORD: &str = "dht-record";
     /// Release statements (`os-release`).
     pub const RELEASE: &str = "release";

@@ -30,11 +30,15 @@ pub trait Mesh {
     ) -> zbus::Result<OwnedFd>;
 
     /// From now on, streams of this protocol and resource come to the caller's `io.macula.StreamHandler1`; with an empty resource
-    /// those of all resources that nobody else serves. `access`: `peer` or `owner`.
+    /// those of all resources that nobody else serves. `access`: `peer` (anybody), `owner`, or an ability such as `macula/mesh/call`:
+    /// the owner and whoever shows that this was delegated to it.
     fn serve(&self, protocol: &str, resource: &str, access: &str) -> zbus::Result<()>;
 
     /// Opens a topic of this node to subscribers (`pubsub/1`).
     fn serve_topic(&self, topic: &str, access: &str) -> zbus::Result<()>;
+
+    /// From now on this delegation counts no longer (`os_ucan::revocation`). For `dht`, which keeps and finds such statements.
+    fn revoked(&self, statement: &[u8]) -> zbus::Result<()>;
 
     /// Adds an event to a topic of this node, and returns its number.
     fn publish(&self, topic: &str, event: &[u8]) -> zbus::Result<u64>;

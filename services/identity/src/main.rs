@@ -114,6 +114,11 @@ impl Identity {
         Ok(Sha256::digest(self.key.sign(domain::QUIC_RESET, b"")).to_vec())
     }
 
+    fn station_seed(&self) -> zbus::fdo::Result<Vec<u8>> {
+        self.only(bus::uid::MESH)?;
+        Ok(Sha256::digest(self.key.sign(domain::STATION, b"")).to_vec())
+    }
+
     fn sign_record(&self, payload: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {
         self.only(bus::uid::DHT)?;
         if payload.len() > MAX_RECORD {

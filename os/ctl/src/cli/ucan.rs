@@ -20,6 +20,10 @@ What a file allows, whether each link of it is good, and until when:
 You take Bob's back, and with it all that rests on it:
   maculactl ucan revoke bob.ucan --out bob.revocation
   maculactl ucan inspect carol.ucan --revocation bob.revocation
+  maculactl ucan announce bob.revocation --node ADDR      one node of yours; the mesh tells the others
+
+Bob uses it:
+  maculactl --node ADDR --ucan bob.ucan status
 
 What can be said:
   --can   macula/os/update          that one verb
@@ -42,6 +46,11 @@ pub enum Ucan {
         /// A revocation to take into account
         #[arg(long = "revocation", value_name = "FILE")]
         revocations: Vec<PathBuf>,
+    },
+    /// Hand a revocation to a node of yours, which tells the mesh for as long as it lives
+    Announce {
+        /// As `ucan revoke` wrote it
+        file: PathBuf,
     },
     /// Take a delegation back: a signed statement in a file
     Revoke {

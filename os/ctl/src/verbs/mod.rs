@@ -67,7 +67,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Rpc(verb) => mesh::rpc(s, verb).await,
         Verb::Pubsub(verb) => mesh::pubsub(s, verb).await,
         Verb::Audit(verb) => audit::audit(s, verb).await,
-        Verb::Ucan(verb) => ucan::ucan(s, &verb),
+        Verb::Ucan(verb) => ucan::ucan(s, &verb).await,
         Verb::Config(verb) => config::config(s, verb).await,
         Verb::Reset { yes, encryption } => config::reset(s, yes, encryption).await,
         Verb::RecoveryKey => config::recovery_key(s).await,
@@ -93,9 +93,11 @@ impl Session {
         }
         let target = self.target()?;
         let key = self.key()?;
+        let ucan = self.global.ucan.as_deref().map(ucan::chain).transpose()?;
         let mut known = KnownNodes::load()?;
         let wait = Duration::from_secs(self.global.timeout);
-        Ok(Node::Remote(connect::connect(&target, &key, &mut known, wait).await?))
+        let remote = connect::connect(&target, &key, &mut known, wait).await?;
+        Ok(Node::Remote(remote.showing(ucan)))
     }
 
     /// Connects, runs `ask` and takes leave of the node, also when it failed.

@@ -1,4 +1,4 @@
-//! `ucan`: delegations made, looked at and taken back. Offline; how they look is in `ucan_show`.
+//! `ucan`: delegations made, looked at and taken back. Offline but for announcing a revocation; how they look is in `ucan_show`.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,8 +23,9 @@ const NONCE: usize = 12;
 
 type Links = Vec<Result<LinkReview, TokenError>>;
 
-pub fn ucan(s: &Session, verb: &Ucan) -> Result<()> {
+pub async fn ucan(s: &Session, verb: &Ucan) -> Result<()> {
     match verb {
+        Ucan::Announce { file } => announce(s, file).await,
         Ucan::Issue(args) => issue(s, args),
         Ucan::Inspect { file, revocations } => inspect(s, file, revocations),
         Ucan::Revoke { file, link, out } => revoke(s, file, *link, out),
@@ -159,6 +160,17 @@ fn revoke(s: &Session, file: &Path, number: usize, out: &Path) -> Result<()> {
     );
     whole_file::write(out, &Revocation::issue(token, now_unix(), &key).to_bytes())?;
     s.out.done(&format!("{} revokes {token} and all that rests on it", out.display()))
+}
+
+async fn announce(s: &Session, file: &Path) -> Result<()> {
+    let revocation = load_revocation(file)?;
+    s.ask(async |node| node.revoke(&revocation.to_bytes()).await).await?;
+    s.out.done(&format!("{} counts no longer on this node, and the mesh is being told", revocation.token))
+}
+
+/// The delegations of a file as they travel.
+pub fn chain(file: &Path) -> Result<Vec<u8>> {
+    chain::encode(&load(file)?).with_context(|| shown(file))
 }
 
 fn load(file: &Path) -> Result<Vec<Vec<u8>>> {

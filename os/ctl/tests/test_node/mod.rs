@@ -209,7 +209,7 @@ async fn topic(name: String, recv: RecvStream, mut send: SendStream, state: Arc<
 }
 
 async fn answer(mut stream: Stream, state: Arc<Mutex<State>>) -> Result<()> {
-    let call = control::read_call(&mut stream).await?;
+    let call = control::read_call(&mut stream, "").await??;
     match call.method.as_str() {
         "put" => put(call, &mut stream, &state).await,
         "get" => get(call, &mut stream, &state).await,

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use minicbor::{Decoder, Encoder};
 use os_identity::NodeId;
+use os_ucan::TokenId;
+use os_ucan::revocation::Revocation;
 
 use crate::Key;
 use crate::contact::{Contact, decode_addresses, encode_addresses};
@@ -21,12 +23,16 @@ pub const NODE_ADDRESS: u8 = 0x01;
 pub const PROVIDER: u8 = 0x11;
 /// The newest release of a channel. Key: [`channel_key`].
 pub const CHANNEL_HEAD: u8 = 0x20;
+/// Somebody took a delegation back. Key: [`revocation_key`]. Who signs the record only carries the statement, which proves itself.
+pub const REVOCATION: u8 = 0x21;
 
 pub const MCID_LEN: usize = 34;
 /// Bytes of a channel's name and of a version text.
 pub const MAX_NAME_LEN: usize = 64;
 /// Boards of one channel.
 pub const MAX_BOARDS: usize = 16;
+/// A record of an existing Macula client. Key: [`client_record_key`]. Whoever finds it checks it; see `docs/decisions/0022`.
+pub const CLIENT_RECORD: u8 = 0x30;
 const MAX_FIELDS: usize = 16;
 
 /// Why a payload does not say what its record type says.
@@ -79,6 +85,36 @@ pub fn provider_key(mcid: &[u8; MCID_LEN]) -> Key {
 
 pub fn channel_key(publisher: &NodeId, name: &str) -> Key {
     Key::hash(&[b"macula-channel\0", publisher.as_bytes(), name.as_bytes()])
+}
+
+/// With the revoker in it, so that nobody else's statements can fill the place of this one.
+pub fn revocation_key(token: &TokenId, revoker: &NodeId) -> Key {
+    Key::hash(&[b"macula-revocation\0", token.as_bytes(), revoker.as_bytes()])
+}
+
+pub fn revocation_draft(revocation: &Revocation) -> Draft {
+    let payload = payload(|e| {
+        e.map(1)?.u8(0)?.bytes(&revocation.to_bytes())?;
+        Ok(())
+    });
+    let key = revocation_key(&revocation.token, &revocation.revoker);
+    Draft { record_type: REVOCATION, key, payload }
+}
+
+/// The statement in the payload of a [`REVOCATION`], if its revoker signed it.
+pub fn parse_revocation(payload: &[u8]) -> Result<Revocation, PayloadError> {
+    let mut statement = None;
+    fields(payload, |field, d| match field {
+        0 => set(&mut statement, d.bytes_up_to(os_ucan::revocation::MAX_LEN, "statement")?, "statement"),
+        _ => Ok(d.skip()?),
+    })?;
+    let statement = need(statement, "statement")?;
+    Revocation::from_bytes(statement).map_err(|e| WireError::Cbor(e.to_string()))
+}
+
+/// `key` is the one that the client's own kind of record has.
+pub fn client_record_key(key: &[u8; 32]) -> Key {
+    Key::hash(&[b"macula-client-record\0", key])
 }
 
 impl NodeAddress {
@@ -202,6 +238,7 @@ pub(crate) fn check(statement: &Statement) -> Result<(), RecordError> {
         NODE_ADDRESS => NodeAddress::parse(payload).map(|_| Key::from(statement.signer)),
         PROVIDER => Provider::parse(payload).map(|p| provider_key(&p.mcid)),
         CHANNEL_HEAD => ChannelHead::parse(payload).map(|c| channel_key(&statement.signer, &c.name)),
+        REVOCATION => parse_revocation(payload).map(|r| revocation_key(&r.token, &r.revoker)),
         _ => Ok(statement.key),
     };
     match expected {
@@ -275,6 +312,27 @@ mod tests {
         assert_eq!(ChannelHead::parse(&draft.payload), Ok(head));
         let node = NodeAddress { addresses: provider().addresses };
         assert_eq!(NodeAddress::parse(&node.draft(signer(1).node_id()).payload), Ok(node));
+    }
+
+    #[test]
+    fn a_revocation_has_the_place_of_its_revoker_alone() {
+        let revocation = Revocation::issue(TokenId::of(b"token"), NOW / 1000, &signer(1));
+        let draft = revocation_draft(&revocation);
+        assert_eq!(parse_revocation(&draft.payload), Ok(revocation));
+        // Anybody may carry it.
+        let carried = |payload: Vec<u8>, key| {
+            let record = sign(&signer(2), |s| (s.record_type, s.key, s.payload) = (REVOCATION, key, payload));
+            record.verify(NOW)
+        };
+        assert_eq!(carried(draft.payload.clone(), draft.key), Ok(()));
+        let own = revocation_draft(&Revocation::issue(TokenId::of(b"token"), 1, &signer(2)));
+        assert_eq!(carried(own.payload, draft.key), Err(RecordError::WrongKey));
+        let mut forged = draft.payload;
+        *forged.last_mut().unwrap() ^= 1;
+        assert!(matches!(
+            carried(forged, draft.key),
+            Err(RecordError::Payload { record_type: REVOCATION, .. })
+        ));
     }
 
     #[test]

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use mesh_proto::rpc::{CallError, Code};
-use mesh_proto::{MAX_ADDRESSES, MAX_PROTOCOL, MAX_RESOURCE, Source, StreamHeader};
+use mesh_proto::{MAX_ADDRESSES, MAX_PROTOCOL, MAX_RESOURCE, Source, StreamHeader, pubsub};
 use os_identity::NodeId;
 use services_api::bus;
 use services_api::mesh::StreamHandlerProxy;
 use tokio::net::UnixListener;
 use zbus::Connection;
 
+use crate::access::Access;
 use crate::links::Links;
 use crate::{lan, streams};
 
@@ -25,19 +26,14 @@ const MAX_PROTOCOLS: usize = 256;
 pub struct Handlers(Mutex<HashMap<(String, String), Handler>>);
 
 #[derive(Clone)]
-struct Handler {
-    proxy: StreamHandlerProxy<'static>,
-    owner_only: bool,
+pub struct Handler {
+    pub proxy: StreamHandlerProxy<'static>,
+    pub access: Access,
 }
 
 impl Handlers {
-    /// The live handler of a protocol, when this peer may use it.
-    pub fn find(
-        &self,
-        protocol: &str,
-        resource: &str,
-        peer_is_owner: bool,
-    ) -> Result<StreamHandlerProxy<'static>, CallError> {
+    /// The live handler of a protocol. Whether somebody may use it is another question.
+    pub fn find(&self, protocol: &str, resource: &str) -> Result<Handler, CallError> {
         let handlers = self.lock();
         let of = |resource: &str| handlers.get(&(protocol.to_owned(), resource.to_owned()));
         let alive = |handler: &&Handler| !handler.proxy.inner().connection().is_closed();
@@ -45,10 +41,7 @@ impl Handlers {
             let what = if resource.is_empty() { protocol } else { resource };
             return Err(CallError::new(Code::UNKNOWN_PROCEDURE, format!("nobody serves `{what}` here")));
         };
-        if handler.owner_only && !peer_is_owner {
-            return Err(CallError::new(Code::FORBIDDEN, "this is for the owner alone"));
-        }
-        Ok(handler.proxy.clone())
+        Ok(handler.clone())
     }
 
     /// Tells every service, once each, that a peer came or went.
@@ -141,10 +134,10 @@ impl Mesh {
         bus::not_for_the_console(self.uid)?;
         check_protocol(&protocol)?;
         check_resource(&resource)?;
-        let owner_only = is_owner_only(&access)?;
         let proxy = StreamHandlerProxy::new(connection).await?;
         tracing::debug!("uid {} serves `{protocol}` `{resource}` to {access}", self.uid);
-        let handler = Handler { proxy: proxy.clone(), owner_only };
+        let access = self.access(&access, &protocol, &resource)?;
+        let handler = Handler { proxy: proxy.clone(), access };
         self.links.handlers.register((protocol, resource), handler).map_err(bus::failed)?;
         // After the answer: who is connected now is news to a service that has just come.
         let peers = self.links.connected_nodes();
@@ -160,12 +153,19 @@ impl Mesh {
 
     fn serve_topic(&self, topic: String, access: String) -> zbus::fdo::Result<()> {
         bus::not_for_the_console(self.uid)?;
-        let owner_only = is_owner_only(&access)?;
         if topic.is_empty() {
             return Err(zbus::fdo::Error::InvalidArgs("a topic has a name".into()));
         }
         check_resource(&topic)?;
-        self.links.topics.open(topic, self.uid, owner_only).map_err(bus::failed)
+        let access = self.access(&access, pubsub::PROTOCOL, &topic)?;
+        self.links.topics.open(topic, self.uid, access).map_err(bus::failed)
+    }
+
+    fn revoked(&self, statement: Vec<u8>) -> zbus::fdo::Result<()> {
+        if ![bus::uid::DHT, bus::uid::ROOT].contains(&self.uid) {
+            return Err(zbus::fdo::Error::AccessDenied("`dht` says what was taken back".into()));
+        }
+        self.links.authority.revocations.learn(&statement).map_err(bus::failed)
     }
 
     fn publish(&self, topic: String, event: Vec<u8>) -> zbus::fdo::Result<u64> {
@@ -206,6 +206,14 @@ impl Mesh {
     }
 }
 
+impl Mesh {
+    fn access(&self, word: &str, protocol: &str, resource: &str) -> zbus::fdo::Result<Access> {
+        let access = Access::parse(word)
+            .and_then(|access| access.check_name(&self.links.me(), protocol, resource).map(|()| access));
+        access.map_err(|e| zbus::fdo::Error::InvalidArgs(format!("{e:#}")))
+    }
+}
+
 async fn within<T>(timeout_ms: u32, work: impl Future<Output = Result<T>>) -> Result<T> {
     let limit = Duration::from_millis(u64::from(timeout_ms.clamp(1, 60_000)));
     tokio::time::timeout(limit, work).await.with_context(|| format!("not within {} ms", limit.as_millis()))?
@@ -225,14 +233,6 @@ fn check_resource(name: &str) -> zbus::fdo::Result<()> {
     }
     let text = format!("a procedure or topic is named with 1 to {MAX_RESOURCE} printable ASCII characters");
     Err(zbus::fdo::Error::InvalidArgs(text))
-}
-
-fn is_owner_only(access: &str) -> zbus::fdo::Result<bool> {
-    match access {
-        "peer" => Ok(false),
-        "owner" => Ok(true),
-        other => Err(zbus::fdo::Error::InvalidArgs(format!("access `{other}` is not peer or owner"))),
-    }
 }
 
 /// Strangers' addresses: nothing that would make this node talk to itself, to a whole network, or to a link it cannot name.

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::admission::Admission;
+use crate::authority::Authority;
 use crate::bus_api::Handlers;
 use crate::guests::Guests;
 use crate::topics::Topics;
@@ -33,6 +34,7 @@ pub struct Links {
     pub owner: Option<NodeId>,
     pub handlers: Handlers,
     pub topics: Topics,
+    pub authority: Authority,
     /// Who takes connections that are not of nodes.
     pub guests: Guests,
     admission: Admission,
@@ -62,6 +64,7 @@ impl Links {
             owner,
             handlers: Handlers::default(),
             topics: Topics::default(),
+            authority: Authority::new(me, owner),
             guests: Guests::default(),
             admission: Admission::default(),
             endpoint,

@@ -3,14 +3,19 @@
 //! It holds this boot's session key, never the node key; it writes nothing to disk and sees no slot. Other services get
 //! streams to peers as passed file descriptors. What a crash loses is connections: peers and services make new ones.
 
+mod access;
+mod access_log;
 mod admission;
+mod authority;
 mod bus_api;
 mod gateway;
 mod guests;
 mod hello;
 mod lan;
 mod links;
+mod revocations;
 mod session;
+mod station;
 mod streams;
 mod topics;
 
@@ -46,6 +51,7 @@ async fn main() -> Result<()> {
     }
     tokio::spawn(links.clone().accept_peers());
     tokio::spawn(links.clone().keep_dialing());
+    station::open(&links, &port, config.clients.clone()).await?;
     tokio::spawn(session.keep_fresh(endpoint, port.clone()));
     if config.gateway.enabled {
         tokio::spawn(gateway::run(links.clone(), config.clone(), port));

@@ -14,7 +14,10 @@ use services_api::control::{self, protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::access::Access;
+use crate::authority::Pass;
 use crate::links::Links;
+use crate::topics::Reading;
 
 /// The protocol that mesh answers by itself: whatever 32 bytes come in go back.
 const PING: &str = "ping/1";
@@ -59,18 +62,31 @@ async fn dispatch(
     };
     match header.protocol.as_str() {
         PING => echo(send, recv).await,
-        protocol::MESH if links.owner == Some(peer) => {
-            let (here, there) = UnixStream::pair()?;
-            tokio::spawn(pump(send, recv, there));
-            control::serve_one(here, |call, stream| answer(links.clone(), call, stream)).await
-        }
-        word => {
+        protocol::MESH => match check(links, peer, &Access::parse("macula/mesh")?, &header).await {
+            Ok(_) => {
+                let (here, there) = UnixStream::pair()?;
+                tokio::spawn(pump(send, recv, there));
+                let method = header.resource.as_deref().unwrap_or_default();
+                control::serve_one(here, method, |call, stream| answer(links.clone(), call, stream)).await
+            }
+            Err(refusal) => {
+                tell_refusal(&header, &refusal, send, recv).await;
+                Ok(())
+            }
+        },
+        _ => {
             let (here, there) = socket_pair()?;
             match hand_over(links, peer, &header, there).await {
-                Ok(()) => pump(send, recv, here).await,
+                Ok(pass) if pass.is_free() => pump(send, recv, here).await,
+                Ok(pass) => tokio::select! {
+                    () = pump(send, recv, here) => {}
+                    () = links.authority.over(&pass) => {
+                        tracing::info!("{peer} has lost the right to its stream of `{}`", header.protocol);
+                    }
+                },
                 Err(refusal) => {
-                    tracing::info!("refused {peer} a stream of `{word}`: {}", refusal.text);
-                    tell_refusal(word, &refusal, send, recv).await;
+                    tracing::debug!("refused {peer} a stream of `{}`: {}", header.protocol, refusal.text);
+                    tell_refusal(&header, &refusal, send, recv).await;
                 }
             }
             Ok(())
@@ -85,37 +101,43 @@ pub async fn open_here(links: &Arc<Links>, header: &StreamHeader) -> Result<Owne
     Ok(here.into())
 }
 
+async fn check(
+    links: &Arc<Links>,
+    peer: NodeId,
+    access: &Access,
+    header: &StreamHeader,
+) -> Result<Pass, CallError> {
+    let asked = (header.protocol.as_str(), header.resource.as_deref().unwrap_or(""));
+    links.authority.check(peer, access, asked, header.ucan.as_deref().unwrap_or_default()).await
+}
+
 /// Gives a stream of `peer` to whoever serves it.
 async fn hand_over(
     links: &Arc<Links>,
     peer: NodeId,
     header: &StreamHeader,
     stream: OwnedFd,
-) -> Result<(), CallError> {
+) -> Result<Pass, CallError> {
     let (protocol, resource) = (header.protocol.as_str(), header.resource.as_deref().unwrap_or(""));
-    let is_owner = links.owner == Some(peer);
     if protocol == pubsub::PROTOCOL {
-        return publish(links, peer, resource, is_owner, stream);
+        let reading = links.topics.read(resource)?;
+        let pass = check(links, peer, &reading.access, header).await?;
+        publish(peer, resource, reading, stream)?;
+        return Ok(pass);
     }
-    let handler = links.handlers.find(protocol, resource, is_owner)?;
+    let handler = links.handlers.find(protocol, resource)?;
+    let pass = check(links, peer, &handler.access, header).await?;
     let deadline_ms = header.deadline_ms.unwrap_or(0);
-    let taken = handler.accept(peer.as_bytes(), protocol, resource, deadline_ms, stream.into());
+    let taken = handler.proxy.accept(peer.as_bytes(), protocol, resource, deadline_ms, stream.into());
     match tokio::time::timeout(HANDOVER, taken).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(pass),
         Ok(Err(e)) => Err(CallError::new(Code::BUSY, format!("the service did not take it: {e}"))),
         Err(_) => Err(CallError::new(Code::UNAVAILABLE, "the service does not answer")),
     }
 }
 
 /// Sends a topic's events to a subscriber for as long as it wants them.
-fn publish(
-    links: &Arc<Links>,
-    peer: NodeId,
-    topic: &str,
-    is_owner: bool,
-    stream: OwnedFd,
-) -> Result<(), CallError> {
-    let reading = links.topics.read(topic, is_owner)?;
+fn publish(peer: NodeId, topic: &str, reading: Reading, stream: OwnedFd) -> Result<(), CallError> {
     let failed = |e: std::io::Error| CallError::new(Code::INTERNAL, e.to_string());
     let stream = std::os::unix::net::UnixStream::from(stream);
     stream.set_nonblocking(true).map_err(failed)?;
@@ -130,11 +152,17 @@ fn publish(
     Ok(())
 }
 
-/// In the protocol's own words where it has some, otherwise by a code.
-async fn tell_refusal(protocol: &str, refusal: &CallError, mut send: SendStream, mut recv: RecvStream) {
-    let frame = match protocol {
+/// In the protocol's own words where it has some, otherwise by a code. Whoever calls as the owner's delegate reads why it may not.
+async fn tell_refusal(
+    header: &StreamHeader,
+    refusal: &CallError,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) {
+    let frame = match header.protocol.as_str() {
         rpc::PROTOCOL => rpc::error_frame(refusal),
         pubsub::PROTOCOL => pubsub::refusal_frame(refusal),
+        word if protocol::is_control(word) && header.ucan.is_some() => control::refusal_frame(&refusal.text),
         _ => {
             let code = match refusal.code {
                 Code::BUSY => close_code::BUSY,

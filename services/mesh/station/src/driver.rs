@@ -7,18 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mesh_macula::{Answer, ConnId, MAX_FIRST_FRAME, Now, Output, Station, Stream, Token, Work};
-use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::Backing;
 use crate::streams::{LAST_WORDS, Line, ROOM, TURNS, Write};
 
 const EVENTS_WAITING: usize = 1024;
-/// Connections whose QUIC handshake is under way, or that the station has.
 const CONNECTIONS_MAX: usize = 2048;
-/// With fewer places than this left, a stranger must show first that its address is its own.
-const PLACES_FOR_ANYBODY: usize = CONNECTIONS_MAX / 2;
-const QUIC_HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The time: since the clock was made, and since 1970.
 #[derive(Clone, Copy)]
@@ -54,15 +50,15 @@ pub(crate) enum Event {
     Answer { token: Token, answer: Answer },
 }
 
-/// Serves clients until `stop`: then says goodbye to those that are there, and closes the endpoint. Or until the endpoint is closed.
+/// Serves the clients whose connections come in, until `stop`: then says goodbye to those that are there. Or until no more can come.
 pub async fn serve<B: Backing>(
-    endpoint: Endpoint,
+    connections: mpsc::Receiver<Connection>,
     station: Station,
     backing: Arc<B>,
     stop: impl Future<Output = ()>,
 ) {
     let (events, mut coming) = mpsc::channel(EVENTS_WAITING);
-    let mut accepting = tokio::spawn(accept(endpoint.clone(), events.clone()));
+    let mut accepting = tokio::spawn(accept(connections, events.clone()));
     let mut driver = Driver::new(station, backing, events);
     let (mut stop, mut stopping) = (std::pin::pin!(stop), false);
     while !stopping || !driver.lines.is_empty() {
@@ -71,16 +67,13 @@ pub async fn serve<B: Backing>(
             () = driver.clock.until(driver.station.next_deadline()) => driver.wake(),
             () = &mut stop, if !stopping => {
                 stopping = true;
+                accepting.abort();
                 driver.station.shutdown(driver.clock.now());
             }
             _ = &mut accepting, if !stopping => stopping = true,
         }
         driver.carry_out();
     }
-    // Last words are on their way: closing the endpoint would cut them off.
-    endpoint.set_server_config(None);
-    let _ = tokio::time::timeout(LAST_WORDS, endpoint.wait_idle()).await;
-    endpoint.close(VarInt::from_u32(0), b"shutting_down");
 }
 
 /// Our ends of a stream.
@@ -245,31 +238,25 @@ impl Ends {
     }
 }
 
-async fn accept(endpoint: Endpoint, events: mpsc::Sender<Event>) {
+async fn accept(mut connections: mpsc::Receiver<Connection>, events: mpsc::Sender<Event>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut conn = 0;
-    while let Some(incoming) = endpoint.accept().await {
-        if places.available_permits() < PLACES_FOR_ANYBODY && !incoming.remote_address_validated() {
-            // It fails only for addresses that are validated already.
-            let _ = incoming.retry();
-            continue;
-        }
+    while let Some(connection) = connections.recv().await {
         let Ok(place) = places.clone().try_acquire_owned() else {
-            incoming.refuse();
+            connection.close(VarInt::from_u32(0), b"full");
             continue;
         };
         conn += 1;
         let events = events.clone();
         tokio::spawn(async move {
-            attend(incoming, conn, events).await;
+            attend(connection, conn, events).await;
             drop(place);
         });
     }
 }
 
-/// One connection, from its handshake to its end.
-async fn attend(incoming: Incoming, conn: ConnId, events: mpsc::Sender<Event>) {
-    let Ok(Ok(connection)) = tokio::time::timeout(QUIC_HANDSHAKE, incoming).await else { return };
+/// One connection, to its end.
+async fn attend(connection: Connection, conn: ConnId, events: mpsc::Sender<Event>) {
     let line = Line {
         conn,
         connection: connection.clone(),

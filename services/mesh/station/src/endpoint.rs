@@ -8,12 +8,16 @@ use anyhow::{Context, Result};
 use os_certificate::self_signed;
 use os_identity::NodeKey;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::{Semaphore, mpsc};
 
 /// Clients of this generation send something every 15 s.
 const IDLE: Duration = Duration::from_secs(300);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKES_MAX: usize = 256;
+const CONNECTIONS_WAITING: usize = 64;
 const STREAMS: u32 = 100;
 /// What a client may send before we have read it, and we before it has.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -31,8 +35,40 @@ pub fn endpoint(address: SocketAddr, key: &NodeKey, now: u64) -> Result<Endpoint
     Ok(Endpoint::new(EndpointConfig::default(), server, socket, runtime)?)
 }
 
+/// The connections that come to an endpoint which serves nobody else, their handshakes done.
+pub fn connections(endpoint: &Endpoint) -> mpsc::Receiver<Connection> {
+    let (sender, receiver) = mpsc::channel(CONNECTIONS_WAITING);
+    let endpoint = endpoint.clone();
+    tokio::spawn(async move {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        while let Some(incoming) = endpoint.accept().await {
+            if handshakes.available_permits() < HANDSHAKES_MAX / 2 && !incoming.remote_address_validated() {
+                // It fails only for addresses that are validated already.
+                let _ = incoming.retry();
+                continue;
+            }
+            let Ok(handshake) = handshakes.clone().acquire_owned().await else { return };
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                if let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE, incoming).await {
+                    let _ = sender.send(connection).await;
+                }
+                drop(handshake);
+            });
+        }
+    });
+    receiver
+}
+
 /// TLS 1.3, no certificate asked for: clients are known by their frames.
 pub fn server_config(key: &NodeKey, now: u64) -> Result<ServerConfig> {
+    let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server_tls(key, now)?)?));
+    config.transport_config(transport_config());
+    Ok(config)
+}
+
+/// The same for a port that speaks other protocols, too.
+pub fn server_tls(key: &NodeKey, now: u64) -> Result<rustls::ServerConfig> {
     let certificate = self_signed(key, NAME, now, LIFETIME_S)?;
     let pkcs8 = key.to_pkcs8_der().context("station key has no PKCS#8 form")?;
     let pkcs8 = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.to_vec()));
@@ -43,9 +79,7 @@ pub fn server_config(key: &NodeKey, now: u64) -> Result<ServerConfig> {
         .with_single_cert(vec![certificate], pkcs8)
         .context("station key and certificate do not fit")?;
     tls.alpn_protocols = vec![mesh_macula::ALPN.to_vec()];
-    let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    config.transport_config(transport_config());
-    Ok(config)
+    Ok(tls)
 }
 
 fn transport_config() -> Arc<TransportConfig> {

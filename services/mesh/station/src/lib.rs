@@ -13,7 +13,7 @@ use std::future::Future;
 use mesh_macula::{Answer, Work};
 
 pub use driver::serve;
-pub use endpoint::{endpoint, server_config};
+pub use endpoint::{connections, endpoint, server_config, server_tls};
 
 /// The node's DHT and content, as a station needs them.
 pub trait Backing: Send + Sync + 'static {

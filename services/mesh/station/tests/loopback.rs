@@ -54,11 +54,16 @@ fn serve_with(config: Config) -> Served {
     let address = endpoint.local_addr().unwrap();
     let (stop, stopping) = oneshot::channel::<()>();
     let station = Station::new(key, config, |_: &Request<'_>| Ok(()), 1);
-    let serving = mesh_station::serve(endpoint, station, Arc::new(Blocks::default()), async {
-        if stopping.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    });
+    let serving = mesh_station::serve(
+        mesh_station::connections(&endpoint),
+        station,
+        Arc::new(Blocks::default()),
+        async {
+            if stopping.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        },
+    );
     Served { address, node, stop, task: tokio::spawn(serving) }
 }
 

@@ -50,8 +50,14 @@ where
     W: AsyncWrite + Unpin,
 {
     let mut call = call(reader, writer, Mode::Unary, deadline);
-    call.sender().send_last(message).await?;
-    let answer = call.next().await?;
+    let sent = call.sender().send_last(message).await;
+    let answer = match (call.next().await, sent) {
+        // A refusal may be there before the message is all sent: its words are worth more than that nobody read on.
+        (Err(said), Err(unsent)) => {
+            return Err(if said.code == Code::UNAVAILABLE { unsent } else { said });
+        }
+        (answer, sent) => sent.and(answer)?,
+    };
     call.next().await?;
     answer.ok_or_else(|| CallError::new(Code::PROTOCOL, "no answer"))
 }
@@ -256,6 +262,18 @@ mod tests {
         drop(callee);
         assert_eq!(caller.next().await, Ok(Some(b"one".to_vec())));
         assert_eq!(caller.next().await.unwrap_err().code, Code::UNAVAILABLE);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_refusal_is_heard_although_nobody_reads_on() {
+        let (a, b) = tokio::net::UnixStream::pair().unwrap();
+        let refusal = CallError::new(Code::FORBIDDEN, "not for you");
+        let (br, bw) = b.into_split();
+        let callee = accept(br, bw, Mode::Unary, None);
+        callee.sender().fail(&refusal).await.unwrap();
+        drop(callee);
+        let (ar, aw) = a.into_split();
+        assert_eq!(unary(ar, aw, &[1; 1_000_000], None).await, Err(refusal));
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -30,7 +30,7 @@ impl TestStation {
         let memory = Arc::new(Memory::default());
         let station = Station::new(key, Config::default(), |_: &Request<'_>| Ok(()), now);
         let (stop, stopping) = oneshot::channel();
-        let serving = mesh_station::serve(endpoint, station, memory.clone(), async {
+        let serving = mesh_station::serve(mesh_station::connections(&endpoint), station, memory.clone(), async {
             if stopping.await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -17,7 +17,6 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
 
 use crate::links::Links;
-use bearers::Bearers;
 use contents::Contents;
 use node::GatewayNode;
 
@@ -39,7 +38,6 @@ async fn serve(links: &Arc<Links>, config: &Config, udp: &Arc<AlpnPort>) -> Resu
     let key = WebKey::generate()?;
     let certificates = Arc::new(Mutex::new(Vec::new()));
     let node = GatewayNode {
-        bearers: Bearers::new(links.me(), config.owner, |_, _| false),
         contents: Contents::new(),
         public: node::public(links.me(), &config.gateway.public)?,
         written: config.gateway.public.clone(),
@@ -95,7 +93,8 @@ fn speak(
     tcp.speak(tls(key, certificate, &[H2, HTTP_1_1])?, move |stream, from, slot| {
         let gateway = gateway.clone();
         tokio::spawn(async move {
-            serve_tls(gateway, stream, from.ip(), port).await;
+            let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+            serve_tls(gateway, stream, alpn.as_deref(), from.ip(), port).await;
             drop(slot);
         });
     })

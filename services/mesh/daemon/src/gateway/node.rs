@@ -17,14 +17,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::bearers::Bearers;
+use super::bearers;
 use super::contents::Contents;
-use super::now_unix;
 use crate::links::Links;
 use crate::streams;
 
 pub struct GatewayNode {
-    pub bearers: Bearers,
     pub contents: Contents,
     pub public: Vec<Resource>,
     /// The same, as the owner wrote it.
@@ -55,10 +53,8 @@ impl Node for GatewayNode {
         self.public.iter().any(|open| open.covers(&asked.resource))
     }
 
-    fn authorise(&self, asked: &Asked, bearer: &Bearer) -> Result<Allowed, String> {
-        self.bearers.check(asked, bearer, now_unix()).inspect_err(|why| {
-            tracing::debug!("gateway refused {} on {}: {why}", asked.ability, asked.resource);
-        })
+    async fn authorise(&self, asked: &Asked, bearer: &Bearer) -> Result<Allowed, String> {
+        bearers::check(&self.links.authority, asked, bearer).await
     }
 
     fn document(&self) -> Vec<u8> {

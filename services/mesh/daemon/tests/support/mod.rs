@@ -16,7 +16,7 @@ use mesh_proto::rpc::{self, CallError, Code, Mode};
 use mesh_stream::{Exchange, Subscription};
 use os_identity::NodeKey;
 use services_api::mesh::{MeshProxy, STREAM_HANDLER_PATH};
-use services_api::{bus, mesh};
+use services_api::{bus, control, mesh};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use zbus::Connection;
@@ -31,6 +31,8 @@ pub enum Procedure {
     /// Answers each message with its length.
     Count,
     Never,
+    /// Takes one call of the owner's.
+    Control,
 }
 
 pub struct Machine {
@@ -69,18 +71,37 @@ pub fn certify(key: &NodeKey, session: &[u8]) -> (Vec<u8>, Vec<u8>) {
 impl Machine {
     /// A node with the key of this seed that knows the others' addresses.
     pub async fn start(seed: u8, seeds: &[&Machine]) -> Self {
-        Self::start_with(seed, seeds, "", "").await
+        Self::start_with(seed, seeds, None, "").await
     }
 
-    /// The same, with more lines at the beginning and the end of its config.toml.
-    pub async fn start_with(seed: u8, seeds: &[&Machine], first: &str, last: &str) -> Self {
+    /// The same with an owner.
+    pub async fn owned(seed: u8, seeds: &[&Machine], owner: Option<&NodeKey>) -> Self {
+        Self::start_with(seed, seeds, owner, "").await
+    }
+
+    /// The same, with more tables in its config.toml.
+    pub async fn start_with(seed: u8, seeds: &[&Machine], owner: Option<&NodeKey>, tables: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = NodeKey::from_seed(&[seed; 32]);
         let port = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let seeds: Vec<_> =
             seeds.iter().map(|m| format!("\"{}@{}\"", m.key.node_id(), m.address())).collect();
         let config = format!(
-            "version = 1\nname = \"n{seed}\"\n{first}\n[mesh]\nport = {port}\nmdns = false\nseeds = [{}]\n{last}\n",
+            "version = 1
+name = \"n{seed}\"
+{}[mesh]
+port = {port}
+mdns = false
+seeds = [{}]
+{tables}
+",
+            owner
+                .map(|key| format!(
+                    "owner = \"{}\"
+",
+                    key.node_id()
+                ))
+                .unwrap_or_default(),
             seeds.join(", ")
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
@@ -94,6 +115,11 @@ impl Machine {
         let mut machine = Self { key, port, dir, process: None };
         machine.spawn().await;
         machine
+    }
+
+    /// The socket of another service, played by the test.
+    pub fn listen_as(&self, service: &str) -> UnixListener {
+        UnixListener::bind(self.dir.path().join(format!("{service}.sock"))).unwrap()
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -141,9 +167,19 @@ impl Machine {
 
     /// Serves a procedure for as long as what it returns is kept.
     pub async fn serve(&self, name: &str, access: &str, procedure: Procedure) -> Connection {
+        self.serve_protocol(rpc::PROTOCOL, name, access, procedure).await
+    }
+
+    pub async fn serve_protocol(
+        &self,
+        protocol: &str,
+        name: &str,
+        access: &str,
+        procedure: Procedure,
+    ) -> Connection {
         let builder = builder(self.dir.path()).await.serve_at(STREAM_HANDLER_PATH, Handler(procedure));
         let connection = builder.build().await.unwrap();
-        MeshProxy::new(&connection).await.unwrap().serve(rpc::PROTOCOL, name, access).await.unwrap();
+        MeshProxy::new(&connection).await.unwrap().serve(protocol, name, access).await.unwrap();
         connection
     }
 
@@ -166,18 +202,42 @@ impl Machine {
         message: &[u8],
         wait: Duration,
     ) -> Result<Vec<u8>, CallError> {
-        let (reader, writer) =
-            self.open(to, rpc::PROTOCOL, procedure, wait.as_millis() as u32).await.into_split();
+        self.call_by(to, procedure, message, &[], wait).await
+    }
+
+    /// The same with a chain of delegations to show.
+    pub async fn call_by(
+        &self,
+        to: &Machine,
+        procedure: &str,
+        message: &[u8],
+        ucan: &[u8],
+        wait: Duration,
+    ) -> Result<Vec<u8>, CallError> {
+        let timeout_ms = wait.as_millis() as u32;
+        let stream = self.open_by(to, rpc::PROTOCOL, procedure, ucan, timeout_ms).await;
+        let (reader, writer) = stream.into_split();
         mesh_stream::unary(reader, writer, message, Some(wait)).await
     }
 
     /// Tries for a while: after a restart the peer has to be found again.
     async fn open(&self, to: &Machine, protocol: &str, resource: &str, timeout_ms: u32) -> UnixStream {
+        self.open_by(to, protocol, resource, &[], timeout_ms).await
+    }
+
+    pub async fn open_by(
+        &self,
+        to: &Machine,
+        protocol: &str,
+        resource: &str,
+        ucan: &[u8],
+        timeout_ms: u32,
+    ) -> UnixStream {
         let mesh = self.mesh().await;
         let node = to.key.node_id();
         let mut last = None;
         for _ in 0..50 {
-            match mesh.open_stream(node.as_bytes(), protocol, resource, &[], timeout_ms).await {
+            match mesh.open_stream(node.as_bytes(), protocol, resource, ucan, timeout_ms).await {
                 Ok(fd) => return mesh::from_fd(fd).unwrap(),
                 Err(e) => last = Some(e),
             }
@@ -248,11 +308,20 @@ impl Handler {
         &self,
         _peer: Vec<u8>,
         _protocol: String,
-        _resource: String,
+        resource: String,
         deadline_ms: u32,
         stream: zbus::OwnedFd,
     ) {
-        let (reader, writer) = mesh::from_fd(stream).unwrap().into_split();
+        let stream = mesh::from_fd(stream).unwrap();
+        if matches!(self.0, Procedure::Control) {
+            tokio::spawn(control::serve_one(
+                stream,
+                Box::leak(resource.into_boxed_str()),
+                |call, stream| async move { (control::ok(&format!("did {}", call.method)), stream) },
+            ));
+            return;
+        }
+        let (reader, writer) = stream.into_split();
         let deadline = Some(Duration::from_millis(deadline_ms.into()));
         tokio::spawn(run(self.0, reader, writer, deadline));
     }
@@ -279,7 +348,7 @@ async fn run(
             }
             call.sender().end().await
         }
-        Procedure::Never => {
+        Procedure::Never | Procedure::Control => {
             let mut call = mesh_stream::accept(reader, writer, Mode::Unary, deadline);
             while call.next().await?.is_some() {}
             call.next().await.map(drop)
