@@ -84,29 +84,58 @@ impl Authority {
         Ok(Pass { until: grant.until, rests_on })
     }
 
+    /// Whether whoever shows this chain, which proves no key, may have that: it is made out to this node, and comes from its owner.
+    pub async fn check_shown(&self, asked: &Asked, ucan: &[u8]) -> Result<(), CallError> {
+        let what = format!("{} on {}, over HTTP", asked.ability, asked.resource);
+        // The root needs no token; were it this node, anything that anybody shows would do.
+        let Some(root) = self.owner.filter(|owner| *owner != self.me) else {
+            return Err(CallError::new(
+                Code::FORBIDDEN,
+                "this node has no owner who could have issued a token",
+            ));
+        };
+        let mut verdict = self.walk_from(root, self.me, asked, ucan);
+        if let Ok((_, rests_on)) = &verdict
+            && self.revocations.look_up(rests_on).await
+        {
+            verdict = self.walk_from(root, self.me, asked, ucan);
+        }
+        let (grant, _) = verdict.map_err(|refusal| self.refused(self.me, &what, &refusal))?;
+        self.note(Verdict::Granted, self.me, &what, &grant);
+        Ok(())
+    }
+
     /// Delegations begin with the owner, or with the node itself, which delegates to its owner.
     fn walk(&self, invoker: NodeId, asked: &Asked, ucan: &[u8]) -> Result<(Grant, Vec<Pair>), Refusal> {
         let mut first = None;
         for root in self.owner.into_iter().chain([self.me]) {
-            let (ability, resource) = (&asked.ability, &asked.resource);
-            let request = Request { invoker, root, ability, resource, now: now_unix() };
-            let looked_at = Mutex::new(BTreeSet::new());
-            let revoked = |token: &_, key: &_| {
-                lock(&looked_at).insert((*token, *key));
-                self.revocations.is_revoked(&(*token, *key))
-            };
-            match lock(&self.authorizer).authorize(&request, ucan, revoked) {
-                Ok(grant) => {
-                    let rests_on = looked_at.into_inner().unwrap_or_else(PoisonError::into_inner);
-                    return Ok((grant, rests_on.into_iter().collect()));
-                }
+            match self.walk_from(root, invoker, asked, ucan) {
                 Err(e @ (Refusal::NotFromRoot { .. } | Refusal::WrongSubject { .. })) => {
                     first.get_or_insert(e);
                 }
-                Err(e) => return Err(e),
+                decided => return decided,
             }
         }
         Err(first.unwrap_or(Refusal::NoToken { invoker: invoker.to_string() }))
+    }
+
+    fn walk_from(
+        &self,
+        root: NodeId,
+        invoker: NodeId,
+        asked: &Asked,
+        ucan: &[u8],
+    ) -> Result<(Grant, Vec<Pair>), Refusal> {
+        let (ability, resource) = (&asked.ability, &asked.resource);
+        let request = Request { invoker, root, ability, resource, now: now_unix() };
+        let looked_at = Mutex::new(BTreeSet::new());
+        let revoked = |token: &_, key: &_| {
+            lock(&looked_at).insert((*token, *key));
+            self.revocations.is_revoked(&(*token, *key))
+        };
+        let grant = lock(&self.authorizer).authorize(&request, ucan, revoked)?;
+        let rests_on = looked_at.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((grant, rests_on.into_iter().collect()))
     }
 
     fn refused(&self, peer: NodeId, what: &str, why: &dyn fmt::Display) -> CallError {

@@ -90,7 +90,7 @@ async fn content_and_the_node_document() {
 async fn calls_here_and_at_another_node() {
     let a = machine(62, &[], "\"rpc/open/*\"").await;
     let b = Machine::start(63, &[]).await;
-    let b_seed = Machine::start_with(64, &[&b, &a], "", "").await;
+    let b_seed = Machine::start(64, &[&b, &a]).await;
     let _open = a.serve("open/double_v1", "peer", Procedure::Double).await;
     let _mine = a.serve("test/double_v1", "peer", Procedure::Double).await;
     let _never = a.serve("open/never_v1", "peer", Procedure::Never).await;
@@ -172,7 +172,7 @@ async fn events_go_on_where_they_were() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn it_can_be_switched_off() {
-    let a = Machine::start_with(66, &[], "", "[gateway]\nenabled = false").await;
+    let a = Machine::start_with(66, &[], None, "[gateway]\nenabled = false").await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(tokio::net::TcpStream::connect(("::1", a.port)).await.is_err());
 }

@@ -27,7 +27,7 @@ async fn meet(a: &Machine, b: &Machine) {
 /// Over loopback, where no relay vouches for an address: the detour stays.
 #[tokio::test(flavor = "current_thread")]
 async fn a_relay_carries_calls_between_peers_that_know_only_names() {
-    let relay = Machine::start_with(31, &[], "", "relay = true").await;
+    let relay = Machine::start_with(31, &[], None, "relay = true").await;
     let a = Machine::start(32, &[&relay]).await;
     let b = Machine::start(33, &[&relay]).await;
     let _service = b.serve("test/double_v1", "peer", Procedure::Double).await;
@@ -74,7 +74,7 @@ async fn a_stranger_finds_the_relay_in_the_dht() {
     else {
         return println!("this machine has no address but loopback: nothing to try");
     };
-    let relay = Machine::start_with(41, &[], "", "relay = true").await;
+    let relay = Machine::start_with(41, &[], None, "relay = true").await;
     let b = Machine::start(42, &[&relay]).await;
     meet(&b, &relay).await;
     let a = Machine::start(43, &[]).await;
@@ -93,7 +93,7 @@ async fn a_stranger_finds_the_relay_in_the_dht() {
 /// The cap is the relay's: 2 Mbit/s, of which one peer gets half.
 #[tokio::test(flavor = "current_thread")]
 async fn a_relay_carries_no_more_than_its_cap() {
-    let relay = Machine::start_with(37, &[], "", "relay = true\nrelay_mbit = 2").await;
+    let relay = Machine::start_with(37, &[], None, "relay = true\nrelay_mbit = 2").await;
     let a = Machine::start(38, &[&relay]).await;
     let b = Machine::start(39, &[&relay]).await;
     let _service = b.serve("test/count_v1", "peer", Procedure::Count).await;

@@ -19,16 +19,21 @@ impl Right {
     }
 
     /// Whether it still holds.
-    pub fn holds<N: Node>(&self, node: &N) -> bool {
+    pub async fn holds<N: Node>(&self, node: &N) -> bool {
         match self {
             Right::Public => true,
-            Right::Token { asked, bearer } => node.authorise(asked, bearer).is_ok(),
+            Right::Token { asked, bearer } => node.authorise(asked, bearer).await.is_ok(),
         }
     }
 }
 
 /// The right to a route at `at`, or why there is none. A token that is no good spoils nothing that is public.
-pub fn right<N: Node>(node: &N, route: &Route, at: &NodeId, headers: &HeaderMap) -> Result<Right, Problem> {
+pub async fn right<N: Node>(
+    node: &N,
+    route: &Route,
+    at: &NodeId,
+    headers: &HeaderMap,
+) -> Result<Right, Problem> {
     let Some(asked) = route.asks(&node.id(), at)? else { return Ok(Right::Public) };
     if node.is_public(&asked) {
         return Ok(Right::Public);
@@ -37,7 +42,7 @@ pub fn right<N: Node>(node: &N, route: &Route, at: &NodeId, headers: &HeaderMap)
     let Some(bearer) = Bearer::of(headers)? else {
         return Err(Problem::no_access(false, "this is not public, and no token was shown", &wanted));
     };
-    match node.authorise(&asked, &bearer) {
+    match node.authorise(&asked, &bearer).await {
         Ok(_) => Ok(Right::Token { asked, bearer }),
         Err(why) => Err(Problem::no_access(true, why, &wanted)),
     }

@@ -99,7 +99,7 @@ impl<N: Node> Feed<N> {
                 }
                 () = sleep_until(alive) => {
                     alive = Instant::now() + ALIVE;
-                    told = self.right.holds(&self.gateway.node) && tell(&self.sender, KEEP_ALIVE.to_vec()).await;
+                    told = self.right.holds(&self.gateway.node).await && tell(&self.sender, KEEP_ALIVE.to_vec()).await;
                 }
                 () = self.sender.closed() => return,
             }

@@ -106,7 +106,7 @@ impl<N: Node> Gateway<N> {
             return Ok(preflight(public).map(|()| Body::empty()));
         }
         route.check_method(&head.method)?;
-        let right = right(&self.node, &route, &at, &head.headers)?;
+        let right = right(&self.node, &route, &at, &head.headers).await?;
         let public = right.is_public();
         let mut response = match route {
             Route::Document => Ok(self.document()),

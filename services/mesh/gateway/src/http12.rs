@@ -12,8 +12,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use crate::gateway::{Gateway, Settings};
-use crate::tcp::TlsTcp;
+use crate::watched::Watched;
 use crate::{Body, H2, Node};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Tokens are the largest thing in a head.
 pub const MAX_HEAD: usize = 40 * 1024;
@@ -23,11 +24,18 @@ pub const REQUESTS: u32 = 16;
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
 
-/// Serves one connection to its end. `port`: where the same is to be had over HTTP/3.
-pub async fn serve_tls<N: Node>(gateway: Arc<Gateway<N>>, stream: TlsTcp, from: IpAddr, port: u16) {
-    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(H2);
+/// Serves one connection to its end. `alpn`: what its two ends agreed on; `port`: where the same is to be had over HTTP/3.
+pub async fn serve_tls<N: Node>(
+    gateway: Arc<Gateway<N>>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    alpn: Option<&[u8]>,
+    from: IpAddr,
+    port: u16,
+) {
+    let is_h2 = alpn == Some(H2);
+    let stream = Watched::new(stream);
     let Settings { head, silence, .. } = gateway.settings;
-    let pulse = stream.get_ref().0.pulse();
+    let pulse = stream.pulse();
     let elsewhere = HeaderValue::from_str(&format!("h3=\":{port}\"; ma=86400")).ok();
     let service = service_fn(move |request: Request<Incoming>| {
         let (gateway, elsewhere) = (gateway.clone(), elsewhere.clone());

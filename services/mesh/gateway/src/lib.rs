@@ -27,7 +27,6 @@ pub use http3::serve_quic;
 pub use http12::serve_tls;
 pub use node::{Allowed, Content, Duplex, Node};
 pub use tcp::{TcpPort, TlsTcp};
-pub use watched::Watched;
 
 pub const H3: &[u8] = b"h3";
 pub const H2: &[u8] = b"h2";

@@ -40,7 +40,11 @@ pub trait Node: Send + Sync + 'static {
     fn is_public(&self, asked: &Asked) -> bool;
 
     /// Whether whoever shows this token may have that, now. Asked again now and then while a stream lasts.
-    fn authorise(&self, asked: &Asked, bearer: &Bearer) -> Result<Allowed, String>;
+    fn authorise(
+        &self,
+        asked: &Asked,
+        bearer: &Bearer,
+    ) -> impl Future<Output = Result<Allowed, String>> + Send;
 
     /// The node document, JSON.
     fn document(&self) -> Vec<u8>;

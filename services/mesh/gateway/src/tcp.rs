@@ -12,7 +12,6 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::Watched;
 use crate::gate::{Gate, Slot};
 
 /// Connections at once, and those of one client: a browser opens six.
@@ -20,7 +19,7 @@ const CONNECTIONS: (usize, usize) = (128, 16);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-pub type TlsTcp = TlsStream<Watched<TcpStream>>;
+pub type TlsTcp = TlsStream<TcpStream>;
 
 type Host = Arc<dyn Fn(TlsTcp, SocketAddr, Slot) + Send + Sync>;
 
@@ -86,7 +85,7 @@ impl TcpPort {
     async fn take(&self, stream: TcpStream, from: SocketAddr, slot: Slot) -> Result<()> {
         stream.set_nodelay(true)?;
         let handshake = async {
-            let start = LazyConfigAcceptor::new(Acceptor::default(), Watched::new(stream)).await?;
+            let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
             let offered = start.client_hello().alpn();
             let offered: Option<Vec<Vec<u8>>> = offered.map(|all| all.map(<[u8]>::to_vec).collect());
             let spoken = self.choose(offered.as_deref())?;

@@ -12,12 +12,9 @@ use mesh_gateway::{Gateway, H2, H3, HTTP_1_1, Settings, TcpPort, serve_quic, ser
 use mesh_transport::AlpnPort;
 use os_certificate::WebKey;
 use os_config::Config;
-use os_identity::NodeId;
-use os_ucan::TokenId;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::links::Links;
-use bearers::Bearers;
 use contents::Contents;
 use node::GatewayNode;
 
@@ -35,20 +32,10 @@ pub async fn run(links: Arc<Links>, config: Config, udp: Arc<AlpnPort>, tcp: Arc
     }
 }
 
-/// What is known here counts at once; what the mesh knows counts from the next request on.
-fn is_revoked(links: Arc<Links>) -> impl Fn(&TokenId, &NodeId) -> bool + Send + Sync {
-    move |token, key| {
-        let (asked, pair) = (links.clone(), (*token, *key));
-        tokio::spawn(async move { asked.authority.revocations.look_up(&[pair]).await });
-        links.authority.revocations.is_revoked(&pair)
-    }
-}
-
 async fn serve(links: &Arc<Links>, config: &Config, udp: &Arc<AlpnPort>, tcp: &Arc<TcpPort>) -> Result<()> {
     let key = WebKey::generate()?;
     let certificates = Arc::new(Mutex::new(Vec::new()));
     let node = GatewayNode {
-        bearers: Bearers::new(links.me(), config.owner, is_revoked(links.clone())),
         contents: Contents::new(),
         public: node::public(links.me(), &config.gateway.public)?,
         written: config.gateway.public.clone(),
@@ -94,7 +81,8 @@ fn speak(
     tcp.speak(tls(key, certificate, &[H2, HTTP_1_1])?, move |stream, from, slot| {
         let gateway = gateway.clone();
         tokio::spawn(async move {
-            serve_tls(gateway, stream, from.ip(), port).await;
+            let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+            serve_tls(gateway, stream, alpn.as_deref(), from.ip(), port).await;
             drop(slot);
         });
     })

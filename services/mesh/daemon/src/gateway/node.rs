@@ -16,16 +16,13 @@ use os_ucan::Resource;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::bearers::Bearers;
+use super::bearers;
 use super::contents::Contents;
-use super::now_unix;
-use crate::access_log::Verdict;
 use crate::link::Opened;
 use crate::links::Links;
 use crate::streams;
 
 pub struct GatewayNode {
-    pub bearers: Bearers,
     pub contents: Contents,
     pub public: Vec<Resource>,
     /// The same, as the owner wrote it.
@@ -56,15 +53,8 @@ impl Node for GatewayNode {
         self.public.iter().any(|open| open.covers(&asked.resource))
     }
 
-    fn authorise(&self, asked: &Asked, bearer: &Bearer) -> Result<Allowed, String> {
-        let checked = self.bearers.check(asked, bearer, now_unix());
-        let what = format!("over HTTP, {} on {}", asked.ability, asked.resource);
-        let (verdict, why) = match &checked {
-            Ok(_) => (Verdict::Granted, "by a bearer's token".to_owned()),
-            Err(why) => (Verdict::Refused, why.clone()),
-        };
-        self.links.authority.note(verdict, self.links.me(), &what, &why);
-        checked
+    async fn authorise(&self, asked: &Asked, bearer: &Bearer) -> Result<Allowed, String> {
+        bearers::check(&self.links.authority, asked, bearer).await
     }
 
     fn document(&self) -> Vec<u8> {

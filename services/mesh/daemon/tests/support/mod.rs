@@ -85,24 +85,24 @@ pub fn certify(key: &NodeKey, session: &[u8]) -> (Vec<u8>, Vec<u8>) {
 impl Machine {
     /// A node with the key of this seed that knows the others' addresses.
     pub async fn start(seed: u8, seeds: &[&Machine]) -> Self {
-        Self::start_with(seed, seeds, "", "").await
+        Self::start_with(seed, seeds, None, "").await
     }
 
     /// The same with an owner.
     pub async fn owned(seed: u8, seeds: &[&Machine], owner: Option<&NodeKey>) -> Self {
-        let owner = owner.map(|key| format!("owner = \"{}\"", key.node_id())).unwrap_or_default();
-        Self::start_with(seed, seeds, &owner, "").await
+        Self::start_with(seed, seeds, owner, "").await
     }
 
-    /// The same, with more lines at the beginning and the end of its config.toml.
-    pub async fn start_with(seed: u8, seeds: &[&Machine], first: &str, last: &str) -> Self {
+    /// The same, with more tables in its config.toml.
+    pub async fn start_with(seed: u8, seeds: &[&Machine], owner: Option<&NodeKey>, tables: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = NodeKey::from_seed(&[seed; 32]);
         let port = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let seeds: Vec<_> =
             seeds.iter().map(|m| format!("\"{}@{}\"", m.key.node_id(), m.address())).collect();
         let config = format!(
-            "version = 1\nname = \"n{seed}\"\n{first}\n[mesh]\nport = {port}\nmdns = false\nseeds = [{}]\n{last}\n",
+            "version = 1\nname = \"n{seed}\"\n{}\n[mesh]\nport = {port}\nmdns = false\nseeds = [{}]\n{tables}\n",
+            owner.map(|key| format!("owner = \"{}\"", key.node_id())).unwrap_or_default(),
             seeds.join(", ")
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();

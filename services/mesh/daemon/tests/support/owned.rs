@@ -36,8 +36,9 @@ pub fn token(node: NodeId, ability: &str, resource: &str) -> String {
 
 /// The gateway comes up a moment after the mesh.
 pub async fn machine(seed: u8, seeds: &[&Machine], public: &str) -> Machine {
-    let owner = format!("owner = \"{}\"", NodeKey::from_seed(&[OWNER; 32]).node_id());
-    let machine = Machine::start_with(seed, seeds, &owner, &format!("[gateway]\npublic = [{public}]")).await;
+    let owner = NodeKey::from_seed(&[OWNER; 32]);
+    let machine =
+        Machine::start_with(seed, seeds, Some(&owner), &format!("[gateway]\npublic = [{public}]")).await;
     let began = Instant::now();
     while tokio::net::TcpStream::connect(("::1", machine.port)).await.is_err() {
         assert!(began.elapsed() < Duration::from_secs(20), "no gateway");

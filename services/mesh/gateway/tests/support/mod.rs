@@ -69,7 +69,7 @@ impl Node for TestNode {
         !asked.resource.to_string().ends_with("/rpc/secret")
     }
 
-    fn authorise(&self, _: &Asked, _: &Bearer) -> Result<Allowed, String> {
+    async fn authorise(&self, _: &Asked, _: &Bearer) -> Result<Allowed, String> {
         Err("no token is good enough".into())
     }
 
@@ -144,7 +144,8 @@ impl Served {
         port.speak(tls(&key, &[H2, HTTP_1_1]), move |stream, from, slot| {
             let served = served.clone();
             tokio::spawn(async move {
-                serve_tls(served, stream, from.ip(), tcp.port()).await;
+                let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+                serve_tls(served, stream, alpn.as_deref(), from.ip(), tcp.port()).await;
                 drop(slot);
             });
         })
