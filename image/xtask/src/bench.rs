@@ -1,10 +1,11 @@
 //! `cargo xtask bench NAME`: figures, each beside a reference from the same run.
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use qemu_lab::{Lab, NodeOptions};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::host::{self, Need};
 use crate::{Tree, images, table};
@@ -26,6 +27,8 @@ enum Name {
     Boot,
     /// Each service's memory, idle, in the guest.
     Memory,
+    /// Calls, topics, handshakes and idle peers, beside bare QUIC.
+    Mesh,
 }
 
 /// One figure. `ratio` is `value / reference`, where there is a reference.
@@ -33,15 +36,15 @@ enum Name {
 struct Figure {
     metric: String,
     value: f64,
-    unit: &'static str,
+    unit: String,
     reference: Option<f64>,
     ratio: Option<f64>,
 }
 
 impl Figure {
-    fn new(metric: impl Into<String>, value: f64, unit: &'static str, reference: Option<f64>) -> Self {
+    fn new(metric: impl Into<String>, value: f64, unit: impl Into<String>, reference: Option<f64>) -> Self {
         let ratio = reference.filter(|r| *r > 0.0).map(|r| value / r);
-        Self { metric: metric.into(), value, unit, reference, ratio }
+        Self { metric: metric.into(), value, unit: unit.into(), reference, ratio }
     }
 }
 
@@ -51,6 +54,7 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
         Name::Size => size(tree)?,
         Name::Boot => boot(tree)?,
         Name::Memory => memory(tree)?,
+        Name::Mesh => mesh(tree)?,
     };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&figures)?);
@@ -58,13 +62,46 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     }
     let number = |n: Option<f64>| n.map_or(String::new(), |n| format!("{n:.2}"));
     let row = |f: &Figure| {
-        vec![f.metric.clone(), number(Some(f.value)), f.unit.into(), number(f.reference), number(f.ratio)]
+        vec![f.metric.clone(), number(Some(f.value)), f.unit.clone(), number(f.reference), number(f.ratio)]
     };
     table::print(
         &["metric", "value", "unit", "reference", "ratio"],
         &figures.iter().map(row).collect::<Vec<_>>(),
     );
     Ok(())
+}
+
+/// One line of JSON per figure comes from the benchmark, which starts mesh processes on this machine.
+fn mesh(tree: &Tree) -> Result<Vec<Figure>> {
+    #[derive(Deserialize)]
+    struct Line {
+        metric: String,
+        value: f64,
+        unit: String,
+        reference: Option<f64>,
+    }
+    let mut command = host::cargo();
+    command.args([
+        "bench",
+        "--quiet",
+        "--locked",
+        "--target",
+        host::TARGET,
+        "-p",
+        "mesh-daemon",
+        "--bench",
+        "mesh",
+    ]);
+    let output =
+        command.current_dir(&tree.root).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    ensure!(output.status.success(), "the benchmark failed");
+    let text = String::from_utf8(output.stdout)?;
+    let lines = text.lines().filter(|line| line.starts_with('{'));
+    let figure = |line| {
+        let line: Line = serde_json::from_str(line)?;
+        Ok(Figure::new(line.metric, line.value, line.unit, line.reference))
+    };
+    lines.map(figure).collect()
 }
 
 fn mib(bytes: u64) -> f64 {

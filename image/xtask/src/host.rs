@@ -23,6 +23,8 @@ pub enum Need {
     Sign,
     Boot,
     Test,
+    /// What tests of the gateway need besides.
+    Browser,
 }
 
 /// Finds what is missing and installs it: as root or through sudo; otherwise prints the one line to run and stops.
@@ -50,11 +52,17 @@ fn missing(need: Need) -> Vec<&'static str> {
     if need == Need::Test {
         wanted.extend_from_slice(tools::TEST_PACKAGES);
         wanted.extend_from_slice(&[
+            ("curl", "curl"),
             ("ip", "iproute2"),
+            ("nft", "nftables"),
             ("dnsmasq", "dnsmasq-base"),
             ("rauc", "rauc"),
             ("swtpm", "swtpm"),
         ]);
+    }
+    if need == Need::Browser {
+        let browser = [("chromium", "chromium"), ("python3", "python3-venv"), ("openssl", "openssl")];
+        wanted.extend_from_slice(&browser);
     }
     let mut packages: Vec<_> = tools::missing(&wanted).into_iter().map(|(_, package)| package).collect();
     if machines && !FIRMWARE.iter().any(|f| Path::new(f).exists()) {

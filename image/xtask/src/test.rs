@@ -22,7 +22,7 @@ const HOST_CRATES: [&str; 8] = [
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only these parts, in the order of the list: all of them by default.
+    /// Only these parts, in the order of the list: all but `client` and `gateway` by default.
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// Passed on to the test program: a test's name or a part of it.
@@ -40,11 +40,22 @@ enum Part {
     Image,
     /// The real image in QEMU.
     Boot,
+    /// An existing Macula client against our station. Only when it is named: it builds that client.
+    Client,
+    /// The HTTP gateway as aioquic and Chromium see it. Only when it is named: it fetches them.
+    Gateway,
+    /// Mesh processes behind NATs, in network namespaces, as root; when it is named, all pairs of the table in
+    /// docs/guides/reaching.md.
+    Network,
 }
+
+/// Other people's HTTP/3, from PyPI.
+const AIOQUIC: &str = "aioquic==1.7.2";
 
 pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     host::prepare(Need::Test)?;
-    let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
+    let named = [Part::Client, Part::Gateway, Part::Network];
+    let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && !named.contains(&part));
     if wanted(Part::Lint) {
         cargo(tree, &["fmt", "--all", "--check"])?;
         cargo(tree, &lint_arguments())?;
@@ -59,7 +70,35 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     if wanted(Part::Boot) {
         boot(tree, options)?;
     }
+    if wanted(Part::Client) {
+        client(tree, options)?;
+    }
+    if wanted(Part::Gateway) {
+        gateway(tree, options)?;
+    }
+    if wanted(Part::Network) {
+        network(tree, options)?;
+    }
     Ok(())
+}
+
+fn gateway(tree: &Tree, options: &Options) -> Result<()> {
+    host::prepare(Need::Browser)?;
+    let venv = tree.out().join("aioquic");
+    let python = venv.join("bin/python");
+    if !python.exists() {
+        finish(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+    }
+    finish(Command::new(&python).args(["-m", "pip", "install", "--quiet", AIOQUIC]))?;
+    let program = ["test", "--release", "--locked", "--target", TARGET, "-p", "mesh-daemon"];
+    let arguments = [&program[..], &["--test", "gateway_clients"]].concat();
+    let arguments = with_filter(arguments, options, &["--ignored", "--test-threads", "1"]);
+    finish(host::cargo().args(arguments).current_dir(&tree.root).env("MACULA_AIOQUIC", &python))
+}
+
+fn finish(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if status.success() { Ok(()) } else { bail!("{command:?} failed: {status}") }
 }
 
 fn lint_arguments() -> Vec<&'static str> {
@@ -95,11 +134,36 @@ fn image_test_arguments(options: &Options) -> Vec<&str> {
     with_filter(arguments, options, &[])
 }
 
+/// A workspace of its own, with its own lock file and target folder.
+/// An existing client against our station by itself, and against whole nodes, whose programs are built first.
+fn client(tree: &Tree, options: &Options) -> Result<()> {
+    let programs = ["services-identity", "mesh-daemon", "dht-daemon", "content-daemon", "os-ctl"];
+    let mut build = vec!["build", "--release", "--locked", "--target", TARGET];
+    build.extend(programs.iter().flat_map(|package| ["-p", package]));
+    cargo(tree, &build)?;
+    let manifest = "tests/macula-client/Cargo.toml";
+    let test = with_filter(vec!["test", "--release", "--locked", "--manifest-path", manifest], options, &[]);
+    let mut command = host::cargo();
+    command.args(test).env("MACULA_PROGRAMS", tree.root.join("target").join(TARGET).join("release"));
+    check(&mut command, tree)
+}
+
 fn boot(tree: &Tree, options: &Options) -> Result<()> {
     let releases = images::test_releases(tree)?;
     let file = tree.out().join("releases.json");
     releases.save(&file)?;
     boot_tests::run(tree, options.only.as_deref(), Releases::variable(&file))
+}
+
+/// The program finds `mesh` beside itself.
+fn network(tree: &Tree, options: &Options) -> Result<()> {
+    let packages = ["-p", "mesh-daemon", "-p", "tests-network"];
+    cargo(tree, &[&["build", "--release", "--locked", "--target", TARGET], &packages[..]].concat())?;
+    let program = tree.root.join("target").join(TARGET).join("release/reaching");
+    let few = options.parts.is_empty().then_some("--short");
+    let status = Command::new(&program).args(few).args(options.only.as_deref()).status();
+    let status = status.with_context(|| format!("cannot run {}", program.display()))?;
+    if status.success() { Ok(()) } else { bail!("not every pair was reached as it must be") }
 }
 
 fn with_filter<'a>(mut arguments: Vec<&'a str>, options: &'a Options, more: &[&'a str]) -> Vec<&'a str> {

@@ -4,12 +4,15 @@
 //! key that signed the leaf. The CA's key *is* the node id; names in the certificates mean nothing. Nothing here reads
 //! the clock: times are passed in, in Unix seconds.
 
+mod web;
+
 use os_identity::{NodeId, Signature};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
     PublicKeyData, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
+pub use web::{WEB_LIFETIME_S, WebKey};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 /// How long a session certificate is valid. Mesh asks for a new one well before.
@@ -46,6 +49,8 @@ pub enum CertificateError {
     Chain(webpki::Error),
     #[error("cannot make the certificate: {0}")]
     Make(#[from] rcgen::Error),
+    #[error("cannot make a key")]
+    Key,
     #[error("time {0} is outside what a certificate can say")]
     Time(u64),
 }
@@ -66,6 +71,24 @@ pub fn certify(
     let leaf = params("macula session", now, lifetime_s)?;
     let leaf_der = leaf.signed_by(&SessionKey(*session_key), &issuer)?.der().clone();
     Ok((leaf_der, ca_der))
+}
+
+/// A certificate that a key signs for itself, under a name that means nothing: for protocols whose peers look at the key, or at
+/// none of it. Valid from about `now` on.
+pub fn self_signed(
+    node: &impl NodeSigner,
+    name: &str,
+    now: u64,
+    lifetime_s: u64,
+) -> Result<CertificateDer<'static>, CertificateError> {
+    let signer = CaKey { node, public: *node.node_id().as_bytes() };
+    Ok(params(name, now, lifetime_s)?.self_signed(&signer)?.der().clone())
+}
+
+/// SHA-256 of a certificate, lower case hexadecimal: how browsers and people name it.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, certificate);
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The node id that a presented chain proves. The TLS handshake proves that the peer holds the leaf's key.
@@ -173,6 +196,15 @@ mod tests {
         let chain = chain(&node, &session);
         assert_eq!(node_id_of_chain(&chain, NOW).unwrap(), node.node_id());
         assert_eq!(node_id_of_verified_chain(&chain).unwrap(), node.node_id());
+    }
+
+    #[test]
+    fn a_self_signed_certificate_is_over_its_key() {
+        let node = NodeKey::from_seed(&[1; 32]);
+        let certificate = self_signed(&node, "some name", NOW, LIFETIME_S).unwrap();
+        let anchor = anchor_from_trusted_cert(&certificate).unwrap();
+        assert_eq!(ed25519_of_spki(anchor.subject_public_key_info.as_ref()).unwrap(), node.node_id());
+        assert!(node_id_of_chain(&[certificate], NOW).is_err(), "alone it is no chain");
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Config {
     /// Whoever may do everything here. Absent: nobody (the node waits to be paired).
     pub owner: Option<NodeId>,
     pub mesh: Mesh,
+    pub clients: Clients,
+    pub gateway: Gateway,
     pub update: Update,
     pub gate: Gate,
     pub state: State,
@@ -45,6 +47,11 @@ pub struct Mesh {
     pub mdns: bool,
     /// Nodes to meet at start, default none.
     pub seeds: Vec<Seed>,
+    /// Carry packets between peers that do not reach each other, default false. They are encrypted from end to end. Such a node
+    /// should be reachable from everywhere; it also listens on TCP, for peers whose network blocks UDP.
+    pub relay: bool,
+    /// Megabit per second that it carries at most, 1 to 4000, default 10; one peer gets half of it at most.
+    pub relay_mbit: u32,
 }
 
 /// `did:key:...@ip:port`.
@@ -52,6 +59,36 @@ pub struct Mesh {
 pub struct Seed {
     pub node: NodeId,
     pub address: SocketAddr,
+}
+
+/// Existing Macula clients, which use this node as a station.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clients {
+    /// Default: nobody, and the node does not speak to them at all.
+    pub macula: Welcome,
+    /// Keys that are welcome, and may bring records and content.
+    pub keys: Vec<NodeId>,
+    /// Names of the realms that the station says it serves.
+    pub realms: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Welcome {
+    Nobody,
+    /// The owner's key and those listed.
+    Listed,
+    /// Others may meet here, look things up and fetch content.
+    Anybody,
+}
+
+/// HTTP/1.1, 2 and 3, on the TCP and UDP port of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Whether it is there at all, default true. Without `public` and without tokens it gives out the node document and nothing else.
+    pub enabled: bool,
+    /// What needs no token, default nothing: `content/<mcid>`, `rpc/<procedure>` and `topic/<topic>` of this node, or with `/*` at the
+    /// end all beneath it. It is then open to everybody, also where a service serves it to the owner alone.
+    pub public: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +149,9 @@ impl Default for Config {
             name: "macula".into(),
             realm: "home".into(),
             owner: None,
-            mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new() },
+            mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new(), relay: false, relay_mbit: 10 },
+            clients: Clients { macula: Welcome::Nobody, keys: Vec::new(), realms: Vec::new() },
+            gateway: Gateway { enabled: true, public: Vec::new() },
             update: Update { channel: None, release_keys: Vec::new(), threshold: 1, interval_s: 60 },
             gate: Gate { timeout_s: 180, steady_s: 10, checks: Vec::new() },
             state: State { encryption: None },
@@ -228,6 +267,15 @@ mod tests {
             port = 5000
             mdns = false
             seeds = ["{KEY}@192.0.2.1:4433", "{KEY}@[2001:db8::1]:4433"]
+            relay = true
+            relay_mbit = 50
+            [clients]
+            macula = "listed"
+            keys = ["{KEY}"]
+            realms = ["io.example"]
+            [gateway]
+            enabled = true
+            public = ["content/*", "rpc/shop/price_v1"]
             [update]
             channel = "stable"
             publisher = "{KEY}"
@@ -248,6 +296,10 @@ mod tests {
         let key: NodeId = KEY.parse().unwrap();
         assert_eq!(config.owner, Some(key));
         assert_eq!(config.mesh.seeds[1].address.to_string(), "[2001:db8::1]:4433");
+        assert_eq!((config.mesh.relay, config.mesh.relay_mbit), (true, 50));
+        let realms = vec!["io.example".to_owned()];
+        assert_eq!(config.clients, Clients { macula: Welcome::Listed, keys: vec![key], realms });
+        assert_eq!(config.gateway.public, ["content/*", "rpc/shop/price_v1"]);
         assert_eq!(config.update.channel, Some(Channel { publisher: key, name: "stable".into() }));
         assert_eq!((config.gate.timeout_s, config.gate.steady_s), (60, 10));
         let [web, files] = &config.gate.checks[..] else { panic!("{:?}", config.gate.checks) };
@@ -264,7 +316,21 @@ mod tests {
             ("owner = \"me\"", "owner"),
             ("[mesh]\nport = 70000", "port"),
             ("[mesh]\nport = 0", "mesh.port"),
+            ("[mesh]\nrelay = 1", "relay"),
+            ("[mesh]\nrelay_mbit = 0", "mesh.relay_mbit"),
+            ("[mesh]\nrelay_mbit = 4001", "mesh.relay_mbit"),
             ("[mesh]\nseeds = [\"192.0.2.1:4433\"]", "mesh.seeds[0]"),
+            ("[clients]\nmacula = \"all\"", "clients.macula"),
+            ("[clients]\nkeys = [\"x\"]", "clients.keys"),
+            ("[clients]\nrealms = [\"\"]", "clients.realms"),
+            ("[gateway]\npublic = [\"*\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"content/*\", \"control/*\"]", "gateway.public[1]"),
+            ("[gateway]\npublic = [\"rpc\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"rpc/\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"rpc/a/../b\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"rpc/a*\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"/rpc/a\"]", "gateway.public[0]"),
+            ("[gateway]\npublic = [\"topic/A\"]", "gateway.public[0]"),
             ("[update]\nchannel = \"stable\"", "update.publisher"),
             ("[update]\nthreshold = 0", "update.threshold"),
             ("[update]\nthreshold = 2", "update.threshold"),

@@ -3,10 +3,19 @@
 use os_identity::NodeId;
 use serde::Deserialize;
 
-use crate::{Channel, Check, CheckWhat, ConfigError, Encryption, Gate, Mesh, Seed, State, Update, VERSION};
+use crate::{
+    Channel, Check, CheckWhat, Clients, ConfigError, Encryption, Gate, Gateway, Mesh, Seed, State, Update,
+    VERSION, Welcome,
+};
 
 const MAX_SEEDS: usize = 64;
+const MAX_RELAY_MBIT: u32 = 4000;
 const MAX_KEYS: usize = 32;
+const MAX_CLIENTS: usize = 256;
+const MAX_REALMS: usize = 16;
+const MAX_REALM: usize = 255;
+const MAX_PUBLIC: usize = 64;
+const MAX_PUBLIC_LEN: usize = 160;
 const MAX_CHECKS: usize = 16;
 const MAX_WORDS: usize = 32;
 const MAX_WORD: usize = 1024;
@@ -23,6 +32,10 @@ pub struct Config {
     #[serde(default)]
     mesh: MeshTable,
     #[serde(default)]
+    clients: ClientsTable,
+    #[serde(default)]
+    gateway: GatewayTable,
+    #[serde(default)]
     update: UpdateTable,
     #[serde(default)]
     gate: GateTable,
@@ -37,6 +50,26 @@ struct MeshTable {
     mdns: Option<bool>,
     #[serde(default)]
     seeds: Vec<String>,
+    relay: Option<bool>,
+    relay_mbit: Option<u32>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct ClientsTable {
+    macula: Option<String>,
+    #[serde(default)]
+    keys: Vec<String>,
+    #[serde(default)]
+    realms: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct GatewayTable {
+    enabled: Option<bool>,
+    #[serde(default)]
+    public: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -87,6 +120,8 @@ impl TryFrom<Config> for crate::Config {
             realm: w.realm.map_or(Ok(defaults.realm), |n| name("realm", n))?,
             owner: w.owner.map(|o| key("owner", &o)).transpose()?,
             mesh: mesh(w.mesh, defaults.mesh)?,
+            clients: clients(w.clients)?,
+            gateway: gateway(w.gateway, defaults.gateway)?,
             update: update(w.update, defaults.update)?,
             gate: gate(w.gate, defaults.gate)?,
             state: State { encryption: encryption(w.state.encryption.as_deref())? },
@@ -102,6 +137,11 @@ fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {
     if w.port == Some(0) {
         return Err(ConfigError::value("mesh.port", "a port is 1 to 65535"));
     }
+    let relay_mbit = w.relay_mbit.unwrap_or(defaults.relay_mbit);
+    if !(1..=MAX_RELAY_MBIT).contains(&relay_mbit) {
+        let why = format!("1 to {MAX_RELAY_MBIT} megabit per second");
+        return Err(ConfigError::value("mesh.relay_mbit", why));
+    }
     if w.seeds.len() > MAX_SEEDS {
         return Err(ConfigError::value("mesh.seeds", format!("at most {MAX_SEEDS} seeds")));
     }
@@ -110,7 +150,48 @@ fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {
         port: w.port.unwrap_or(defaults.port),
         mdns: w.mdns.unwrap_or(defaults.mdns),
         seeds: seeds.collect::<Result<_, _>>()?,
+        relay: w.relay.unwrap_or(defaults.relay),
+        relay_mbit,
     })
+}
+
+fn clients(w: ClientsTable) -> Result<Clients, ConfigError> {
+    if w.keys.len() > MAX_CLIENTS {
+        return Err(ConfigError::value("clients.keys", format!("at most {MAX_CLIENTS} keys")));
+    }
+    if w.realms.len() > MAX_REALMS || w.realms.iter().any(|r| !(1..=MAX_REALM).contains(&r.len())) {
+        let why = format!("at most {MAX_REALMS} names of 1 to {MAX_REALM} bytes");
+        return Err(ConfigError::value("clients.realms", why));
+    }
+    let macula = match w.macula.as_deref() {
+        None | Some("nobody") => Welcome::Nobody,
+        Some("listed") => Welcome::Listed,
+        Some("anybody") => Welcome::Anybody,
+        Some(_) => return Err(ConfigError::value("clients.macula", "nobody, listed or anybody")),
+    };
+    let keys = w.keys.iter().enumerate().map(|(i, text)| key(&format!("clients.keys[{i}]"), text));
+    Ok(Clients { macula, keys: keys.collect::<Result<_, _>>()?, realms: w.realms })
+}
+
+fn gateway(w: GatewayTable, defaults: Gateway) -> Result<Gateway, ConfigError> {
+    if w.public.len() > MAX_PUBLIC {
+        return Err(ConfigError::value("gateway.public", format!("at most {MAX_PUBLIC} entries")));
+    }
+    if let Some(at) = w.public.iter().position(|text| !is_public_thing(text)) {
+        let why =
+            "reads content/<mcid>, rpc/<procedure> or topic/<topic> of a-z, 0-9, - _ . ~, or ends with /*";
+        return Err(ConfigError::value(format!("gateway.public[{at}]"), why));
+    }
+    Ok(Gateway { enabled: w.enabled.unwrap_or(defaults.enabled), public: w.public })
+}
+
+/// The grammar of what tokens are about (`os/ucan`), without its owner.
+fn is_public_thing(text: &str) -> bool {
+    let mut segments = text.strip_suffix("/*").unwrap_or(text).split('/');
+    let kind = segments.next().is_some_and(|kind| matches!(kind, "content" | "rpc" | "topic"));
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    let segment = |s: &str| !matches!(s, "" | "." | "..") && s.bytes().all(good);
+    kind && text.contains('/') && text.len() <= MAX_PUBLIC_LEN && segments.all(segment)
 }
 
 fn update(w: UpdateTable, defaults: Update) -> Result<Update, ConfigError> {

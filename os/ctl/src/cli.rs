@@ -1,5 +1,7 @@
 //! The command line, as clap reads it. What each verb does is in `verbs`.
 
+pub mod ucan;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -45,6 +47,9 @@ pub struct Global {
     /// The key file. Default: ~/.config/macula/owner.key
     #[arg(long, global = true, value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// Delegations to your key, as `ucan issue` wrote them, to act on a node that is not yours
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ucan: Option<PathBuf>,
     /// Talk to the services of this machine, which is a node, instead of to a node over the mesh
     #[arg(long, global = true, conflicts_with = "node")]
     pub local: bool,
@@ -143,6 +148,12 @@ pub enum Verb {
     /// The node's view of the distributed hash table
     #[command(subcommand)]
     Dht(Dht),
+    /// Call procedures that the node's services and apps serve
+    #[command(subcommand, after_help = RPC_EXAMPLES)]
+    Rpc(Rpc),
+    /// Listen to topics that the node's services and apps publish
+    #[command(subcommand)]
+    Pubsub(Pubsub),
     /// Let RAUC's clients on this machine work with the node
     #[command(after_help = RAUC_EXAMPLES)]
     RaucBus {
@@ -153,6 +164,9 @@ pub enum Verb {
     /// The node's log of all that changed its state, each record chained to the one before
     #[command(subcommand)]
     Audit(Audit),
+    /// Let others do a part of what you may: delegations (UCAN), made and looked at offline
+    #[command(subcommand, after_help = ucan::EXAMPLES)]
+    Ucan(ucan::Ucan),
     /// Node configuration
     #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(Config),
@@ -206,6 +220,48 @@ pub enum Units {
     /// Try what a process in this unit's sandbox can do
     Probe { name: String },
 }
+
+#[derive(Debug, Subcommand)]
+pub enum Rpc {
+    /// Send one message, or one per line, and print what comes back
+    Call {
+        /// Such as home/light/on_v1
+        procedure: String,
+        /// The message. Without it and --file: an empty one
+        #[arg(long, value_name = "TEXT", conflicts_with = "file")]
+        data: Option<String>,
+        /// The message out of a file; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Each line is a message, for procedures that take many
+        #[arg(long)]
+        lines: bool,
+        /// Take any number of answers, for procedures that give many
+        #[arg(long)]
+        many: bool,
+        /// How long the whole call may take
+        #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        wait: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Pubsub {
+    /// Print each event as it comes, also after the node was away; Ctrl-C ends
+    Listen {
+        /// Such as home/weather
+        topic: String,
+        /// End after so many
+        #[arg(short = 'n', long, value_name = "N")]
+        count: Option<u64>,
+    },
+}
+
+const RPC_EXAMPLES: &str = "\
+Examples:
+  maculactl rpc call home/light/on_v1 --data kitchen
+  maculactl rpc call home/camera/shot_v1 > shot.jpeg
+  tail -f log | maculactl rpc call home/log/append_v1 --lines --file - --wait 3600";
 
 const UPDATE_EXAMPLES: &str = "\
 Examples:
@@ -491,6 +547,11 @@ mod tests {
             "reset --yes",
             "reset --yes --encryption tpm-pin",
             "audit verify",
+            "ucan inspect -",
+            "ucan revoke a --link 2 --out b",
+            "ucan announce b --node 10.0.0.1",
+            "status --node 10.0.0.1 --ucan a",
+            "ucan issue --to did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx --can a/* --with macula:a/*",
         ] {
             parse(line).unwrap();
         }
@@ -500,6 +561,9 @@ mod tests {
             "status --node x:0",
             "dht lookup mcid1-raw",
             "--local --node a status",
+            "ucan issue --to did:web:a --can a --with macula:a",
+            "ucan issue --to did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx --can A --with macula:a",
+            "ucan issue --to did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx --can a --with a/..",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -23,8 +23,11 @@ const OWNER_WAIT: Duration = Duration::from_secs(5);
 pub struct Remote {
     endpoint: Endpoint,
     connection: Connection,
-    owner: NodeId,
+    /// Who we are.
+    key: NodeId,
     pub node: NodeId,
+    /// Delegations that each stream shows.
+    ucan: Option<Vec<u8>>,
 }
 
 /// Connects and makes sure that it is the node the owner means.
@@ -43,7 +46,7 @@ pub async fn connect(
     for address in addresses {
         match dial(address, &credentials, wait).await {
             Ok((endpoint, connection, node)) => {
-                let remote = Remote { endpoint, connection, owner: owner.node_id(), node };
+                let remote = Remote { endpoint, connection, key: owner.node_id(), node, ucan: None };
                 return match remote.check_identity(target, known) {
                     Ok(()) => Ok(remote),
                     Err(e) => {
@@ -64,7 +67,7 @@ async fn dial(
     wait: Duration,
 ) -> Result<(Endpoint, Connection, NodeId)> {
     let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let endpoint = mesh_transport::endpoint(SocketAddr::new(any, 0), credentials, system_clock)?;
+    let endpoint = mesh_transport::endpoint(SocketAddr::new(any, 0), credentials, system_clock, None)?;
     match tokio::time::timeout(wait, mesh_transport::connect(&endpoint, address, None)).await {
         Ok(Ok((connection, node))) => Ok((endpoint, connection, node)),
         Ok(Err(e)) => Err(e.context(format!("cannot connect to {address}"))),
@@ -84,6 +87,10 @@ fn credentials(owner: &NodeKey) -> Result<Credentials> {
 }
 
 impl Remote {
+    pub fn showing(self, ucan: Option<Vec<u8>>) -> Self {
+        Self { ucan, ..self }
+    }
+
     fn check_identity(&self, target: &Target, known: &mut KnownNodes) -> Result<()> {
         if let Some(pin) = target.pin.filter(|pin| *pin != self.node) {
             bail!("{target} is {}, not {pin} as --node says", self.node);
@@ -95,10 +102,20 @@ impl Remote {
         Ok(())
     }
 
-    pub async fn open(&self, protocol: &str) -> Result<(SendStream, RecvStream)> {
-        match mesh_transport::open(&self.connection, &StreamHeader::new(protocol)).await {
+    /// A stream for one of the owner's methods.
+    pub async fn open(&self, protocol: &str, method: &str) -> Result<(SendStream, RecvStream)> {
+        // The owner may call any method, and older nodes know streams without.
+        match &self.ucan {
+            Some(_) if !method.is_empty() => self.open_with(StreamHeader::of(protocol, method)).await,
+            _ => self.open_with(StreamHeader::new(protocol)).await,
+        }
+    }
+
+    pub async fn open_with(&self, header: StreamHeader) -> Result<(SendStream, RecvStream)> {
+        let header = StreamHeader { ucan: self.ucan.clone(), ..header };
+        match mesh_transport::open(&self.connection, &header).await {
             Ok(stream) => Ok(stream),
-            Err(e) => Err(self.explain(protocol, e).await),
+            Err(e) => Err(self.explain(&header.protocol, e).await),
         }
     }
 
@@ -107,7 +124,7 @@ impl Remote {
         P: Serialize,
         T: DeserializeOwned,
     {
-        let (send, recv) = self.open(protocol).await?;
+        let (send, recv) = self.open(protocol, method).await?;
         let mut stream = tokio::io::join(recv, send);
         match tokio::time::timeout(CALL_WAIT, control::call(&mut stream, method, params)).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -124,7 +141,7 @@ impl Remote {
             }
             Some(close_code::REFUSED) => anyhow!(
                 "the node refused `{protocol}`: this key is not its owner; its config.toml should say owner = \"{}\"",
-                self.owner
+                self.key
             ),
             Some(close_code::BUSY) => anyhow!("the node has too many streams for `{protocol}`: try again"),
             Some(close_code::GONE) => {

@@ -1,8 +1,11 @@
 //! A node to talk to: over the mesh as its owner, or, on the node itself, over D-Bus.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, anyhow, bail};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use dht_proto::Key;
+use mesh_proto::{MAX_RESOURCE, StreamHeader};
 use os_content_id::Mcid;
 use serde::de::DeserializeOwned;
 use services_api::control::protocol;
@@ -12,7 +15,8 @@ use services_api::report::{
     KillParams, LinkReport, LogLine, LogsParams, OsReport, PeerReport, PowerParams, ProbeResult, ResetParams,
     UnitParams, UnitReport,
 };
-use services_api::{bus, content, dht, mesh, network, reconciler, supervisor, update};
+use services_api::{bus, content, dht, identity, mesh, network, reconciler, supervisor, update};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connect::Remote;
 
@@ -30,7 +34,33 @@ macro_rules! local {
     }};
 }
 
+/// Bytes to and from a procedure or topic.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 impl Node {
+    /// A stream to what the node's services and apps serve (`docs/protocol.md`, section 4).
+    pub async fn open(&self, protocol: &str, resource: &str, wait: Duration) -> Result<Box<dyn Stream>> {
+        if !mesh_proto::is_resource(resource) {
+            bail!("`{resource}` is no name: 1 to {MAX_RESOURCE} printable ASCII characters without spaces");
+        }
+        let deadline_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        match self {
+            Node::Remote(r) => {
+                let header =
+                    StreamHeader { deadline_ms: Some(deadline_ms), ..StreamHeader::of(protocol, resource) };
+                let (send, recv) = r.open_with(header).await?;
+                Ok(Box::new(tokio::io::join(recv, send)))
+            }
+            Node::Local => {
+                let me = local!(identity::IdentityProxy<'_>, "identity").node_id().await.map_err(said)?;
+                let mesh = local!(mesh::MeshProxy<'_>, "mesh");
+                let opened = mesh.open_stream(&me, protocol, resource, &[], deadline_ms).await;
+                Ok(Box::new(mesh::from_fd(opened.map_err(said)?)?))
+            }
+        }
+    }
+
     pub async fn status(&self) -> Result<OsReport> {
         match self {
             Node::Remote(r) => r.call(protocol::OS, "status", &()).await,
@@ -248,6 +278,14 @@ impl Node {
         match self {
             Node::Remote(r) => r.call(protocol::DHT, "table", &()).await,
             Node::Local => Ok(TableAnswer::default()),
+        }
+    }
+
+    /// A statement that takes a delegation back.
+    pub async fn revoke(&self, statement: &[u8]) -> Result<()> {
+        match self {
+            Node::Remote(r) => r.call(protocol::DHT, "revoke", &statement.to_vec()).await,
+            Node::Local => local!(dht::DhtProxy<'_>, "dht").revoke(statement).await.map_err(said),
         }
     }
 

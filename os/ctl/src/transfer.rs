@@ -48,7 +48,7 @@ async fn put_bytes<R>(remote: &Remote, source: R, name: &str, size: u64, bar: &P
 where
     R: AsyncRead + Unpin,
 {
-    let (mut send, mut recv) = remote.open(protocol::CONTENT).await?;
+    let (mut send, mut recv) = remote.open(protocol::CONTENT, "put").await?;
     let params = PutParams { name: name.to_string(), size };
     let mut answer = pin!(control::answer::<_, String>(&mut recv));
     // The node may refuse in the middle: its answer, not our broken stream, says why.
@@ -102,7 +102,7 @@ fn stream_error(error: std::io::Error) -> Error {
 
 /// Downloads content into a file, which appears under its name only when every byte was checked against the MCID.
 pub async fn get(remote: &Remote, mcid: &Mcid, out: &Path, bar: &ProgressBar) -> Result<GetAnswer> {
-    let (mut send, mut recv) = remote.open(protocol::CONTENT).await?;
+    let (mut send, mut recv) = remote.open(protocol::CONTENT, "get").await?;
     let mut stream = tokio::io::join(&mut recv, &mut send);
     let answer: GetAnswer = match control::call(&mut stream, "get", &mcid.to_string()).await {
         Ok(answer) => answer,

@@ -1,73 +1,17 @@
 //! The real binary against a node's control protocols over real QUIC, answered in this process.
 
+mod owner;
 mod test_node;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
 use dht_proto::Record;
 use dht_proto::record_types::ChannelHead;
 use os_content_id::Mcid;
-use serde_json::Value;
 use services_api::report::{EventReport, InstallReport, OsReport};
 
+use owner::Owner;
 use test_node::TestNode;
-
-/// An owner with a home of their own.
-struct Owner {
-    home: tempfile::TempDir,
-    id: String,
-}
-
-impl Owner {
-    fn new() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let mut owner = Self { home, id: String::new() };
-        owner.id = owner.ok("", "key new").trim().to_string();
-        owner
-    }
-
-    /// Another key in a file of this name; its id.
-    fn new_key(&self, name: &str) -> String {
-        self.ok("", &format!("key new --key {name}")).trim().to_string()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
-    }
-
-    fn run(&self, node: &str, line: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_maculactl"))
-            .args(line.split_whitespace())
-            .current_dir(self.home.path())
-            .env_clear()
-            .env("XDG_CONFIG_HOME", self.home.path())
-            .env("MACULA_NODE", node)
-            .output()
-            .unwrap()
-    }
-
-    fn ok(&self, node: &str, line: &str) -> String {
-        let output = self.run(node, line);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{line}: {said}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn json(&self, node: &str, line: &str) -> Value {
-        serde_json::from_str(&self.ok(node, &format!("{line} --json"))).unwrap()
-    }
-
-    /// The one line that a failure says.
-    fn error(&self, node: &str, line: &str) -> String {
-        let output = self.run(node, line);
-        assert_eq!(output.status.code(), Some(1), "{line} must fail");
-        let said = String::from_utf8(output.stderr).unwrap();
-        let last = said.lines().last().unwrap_or("").to_string();
-        assert!(last.starts_with("maculactl: "), "{said}");
-        last
-    }
-}
 
 fn write_artifacts(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
@@ -277,4 +221,33 @@ fn the_keys_ceremony_needs_no_network() {
     owner.ok("", "release sign --key d");
     assert!(owner.json("", "release sign --key b")["missing"].is_null());
     assert!(owner.error("", "release withdraw 0.2.0").contains("holds no release 0.2.0"));
+}
+
+#[test]
+fn procedures_are_called_and_their_answers_printed() {
+    let owner = Owner::new();
+    let node = TestNode::start(31, &owner.id);
+    let at = node.address.as_str();
+    assert_eq!(owner.ok(at, "rpc call test/upper_v1 --data light"), "LIGHT");
+    assert_eq!(
+        owner.ok(at, "rpc call test/words_v1 --many --data a_b --json"),
+        "{\"text\":\"a\"}\n{\"text\":\"b\"}\n"
+    );
+    std::fs::write(owner.path("lines"), "one\ntwo\n").unwrap();
+    let both = owner.ok(at, "rpc call test/echo_v1 --lines --many --file lines --json");
+    assert_eq!(both, "{\"text\":\"ONE\"}\n{\"text\":\"TWO\"}\n");
+    let error = owner.error(at, "rpc call test/nothing_v1");
+    assert!(error.contains("nobody serves `test/nothing_v1` here"), "{error}");
+    let error = owner.error(at, "rpc call test/words_v1 --data a_b");
+    assert!(error.contains("more messages than this procedure takes"), "{error}");
+}
+
+#[test]
+fn a_topic_is_listened_to_across_broken_connections() {
+    let owner = Owner::new();
+    let node = TestNode::start(32, &owner.id);
+    let heard = owner.ok(&node.address, "pubsub listen test/weather -n 4");
+    assert_eq!(heard, "event 1\nevent 2\nbetween two connections\nevent 4\n");
+    let error = owner.error(&node.address, "pubsub listen test/secrets");
+    assert!(error.contains("not for you"), "{error}");
 }

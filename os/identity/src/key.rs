@@ -12,10 +12,16 @@ pub type Signature = [u8; SIGNATURE_LEN];
 
 /// What a signature may be about. New purposes get a new word.
 pub mod domain {
+    /// Never shown: what is made of it is a secret of the node.
+    pub const QUIC_RESET: &str = "quic-reset";
+    /// The same: what is made of it is the key of the station that existing Macula clients see.
+    pub const STATION: &str = "station";
     /// DHT records (`dht-proto`).
     pub const DHT_RECORD: &str = "dht-record";
     /// Release statements (`os-release`).
     pub const RELEASE: &str = "release";
+    /// Delegations taken back (`os-ucan`).
+    pub const UCAN_REVOCATION: &str = "ucan-revocation";
 }
 
 /// The signature is not this key's over this message in this domain, or the key is not a valid point.

@@ -31,6 +31,15 @@ pub trait Content {
     /// Stores a raw block (at most 256 KiB) and announces it. Returns its MCID.
     fn put(&self, block: &[u8]) -> zbus::Result<Vec<u8>>;
 
+    /// Stores a raw block (at most 256 KiB) that may be part of something, and announces nothing. Returns its MCID.
+    fn put_part(&self, block: &[u8]) -> zbus::Result<Vec<u8>>;
+
+    /// Keeps a manifest (wire form). True if all its blocks are here: then the content is announced. Otherwise try again when they are.
+    fn put_manifest(&self, manifest: &[u8]) -> zbus::Result<bool>;
+
+    /// Announces a block that is here.
+    fn announce(&self, mcid: &[u8]) -> zbus::Result<()>;
+
     /// JSON: [`crate::report::ContentReport`].
     fn report(&self) -> zbus::Result<String>;
 }

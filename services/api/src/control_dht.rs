@@ -3,6 +3,7 @@
 //! | method | parameters | answer |
 //! |---|---|---|
 //! | `put_record` | record, as bytes | how many other nodes took it |
+//! | `revoke` | statement that takes a delegation back, as bytes | none |
 //! | `lookup` | [`LookupParams`] | [`LookupAnswer`] |
 //! | `providers` | MCID as text | who announced it, this node included: list of `did:key` |
 //! | `search_providers` | MCID as text | [`ProvidersAnswer`]: the same, and how it was found |

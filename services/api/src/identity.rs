@@ -15,6 +15,12 @@ pub trait Identity {
     /// Certifies an Ed25519 session key (32 bytes). Only `mesh` may ask.
     fn certify_session(&self, session_key: &[u8]) -> zbus::Result<Chain>;
 
+    /// 32 secret bytes that this node's QUIC endpoint keeps over restarts. Only `mesh` may ask.
+    fn reset_key(&self) -> zbus::Result<Vec<u8>>;
+
+    /// Seed of the Ed25519 key by which existing Macula clients know this node's station, 32 bytes, the same over restarts. Only `mesh` may ask.
+    fn station_seed(&self) -> zbus::Result<Vec<u8>>;
+
     /// A 64-byte signature in the domain `dht-record`. Only `dht` may ask.
     fn sign_record(&self, payload: &[u8]) -> zbus::Result<Vec<u8>>;
 }

@@ -18,12 +18,30 @@ use crate::bus;
     default_path = "/io/macula/Mesh"
 )]
 pub trait Mesh {
-    /// Opens a stream to a peer, connecting first where needed. `timeout_ms` bounds the whole of it.
-    fn open_stream(&self, node: &[u8], protocol: &str, timeout_ms: u32) -> zbus::Result<OwnedFd>;
+    /// Opens a stream to a peer, connecting first where needed; to this node itself, too. `resource` (may be empty) says what of
+    /// the protocol, `ucan` (may be empty) by what right. `timeout_ms` bounds the opening, and for `rpc/1` the call.
+    fn open_stream(
+        &self,
+        node: &[u8],
+        protocol: &str,
+        resource: &str,
+        ucan: &[u8],
+        timeout_ms: u32,
+    ) -> zbus::Result<OwnedFd>;
 
-    /// From now on, streams of this protocol come to the caller's `io.macula.StreamHandler1`.
-    /// `access`: `peer` or `owner`.
-    fn serve(&self, protocol: &str, access: &str) -> zbus::Result<()>;
+    /// From now on, streams of this protocol and resource come to the caller's `io.macula.StreamHandler1`; with an empty resource
+    /// those of all resources that nobody else serves. `access`: `peer` (anybody), `owner`, or an ability such as `macula/mesh/call`:
+    /// the owner and whoever shows that this was delegated to it.
+    fn serve(&self, protocol: &str, resource: &str, access: &str) -> zbus::Result<()>;
+
+    /// Opens a topic of this node to subscribers (`pubsub/1`).
+    fn serve_topic(&self, topic: &str, access: &str) -> zbus::Result<()>;
+
+    /// From now on this delegation counts no longer (`os_ucan::revocation`). For `dht`, which keeps and finds such statements.
+    fn revoked(&self, statement: &[u8]) -> zbus::Result<()>;
+
+    /// Adds an event to a topic of this node, and returns its number.
+    fn publish(&self, topic: &str, event: &[u8]) -> zbus::Result<u64>;
 
     /// Where a node may be reached: `ip:port` texts (`[fe80::1%eth0]:4433` for link-local ones).
     fn learn(&self, node: &[u8], addresses: Vec<String>) -> zbus::Result<()>;
@@ -45,9 +63,18 @@ pub trait Mesh {
     default_path = "/io/macula/StreamHandler"
 )]
 pub trait StreamHandler {
-    fn accept(&self, peer: &[u8], protocol: &str, stream: OwnedFd) -> zbus::Result<()>;
+    /// `deadline_ms`: how long the peer waits, 0 when it has not said.
+    fn accept(
+        &self,
+        peer: &[u8],
+        protocol: &str,
+        resource: &str,
+        deadline_ms: u32,
+        stream: OwnedFd,
+    ) -> zbus::Result<()>;
 
-    /// A peer's first connection came up, or its last one went.
+    /// A peer's first connection came up, or its last one went. Said again when a connected peer has said something new of itself, or
+    /// of where it sees this node.
     fn peer_changed(&self, peer: &[u8], connected: bool) -> zbus::Result<()>;
 }
 
@@ -57,6 +84,9 @@ pub const STREAM_HANDLER_PATH: &str = "/io/macula/StreamHandler";
 pub struct Incoming {
     pub peer: NodeId,
     pub protocol: String,
+    /// Empty where the protocol has none.
+    pub resource: String,
+    pub deadline: Option<Duration>,
     pub stream: UnixStream,
 }
 
@@ -78,10 +108,18 @@ struct Handler {
 
 #[zbus::interface(name = "io.macula.StreamHandler1")]
 impl Handler {
-    fn accept(&self, peer: Vec<u8>, protocol: String, stream: OwnedFd) -> zbus::fdo::Result<()> {
+    fn accept(
+        &self,
+        peer: Vec<u8>,
+        protocol: String,
+        resource: String,
+        deadline_ms: u32,
+        stream: OwnedFd,
+    ) -> zbus::fdo::Result<()> {
         let peer = bus::node_id(&peer)?;
         let stream = from_fd(stream).map_err(bus::failed)?;
-        let event = MeshEvent::Stream(Incoming { peer, protocol, stream });
+        let deadline = (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms.into()));
+        let event = MeshEvent::Stream(Incoming { peer, protocol, resource, deadline, stream });
         self.events.try_send(event).map_err(|_| zbus::fdo::Error::LimitsExceeded("busy".into()))
     }
 
@@ -135,7 +173,7 @@ impl Streams {
         let mesh = self.mesh().await?;
         let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         let fd = mesh
-            .open_stream(node.as_bytes(), protocol, millis)
+            .open_stream(node.as_bytes(), protocol, "", &[], millis)
             .await
             .with_context(|| format!("no {protocol} stream to {node}"))?;
         from_fd(fd)
@@ -147,7 +185,7 @@ async fn register(protocols: &[(&str, &str)], events: mpsc::Sender<MeshEvent>) -
     let connection = bus::connect_with("mesh", |b| b.serve_at(STREAM_HANDLER_PATH, handler)).await?;
     let mesh = MeshProxy::new(&connection).await?;
     for (protocol, access) in protocols {
-        mesh.serve(protocol, access).await?;
+        mesh.serve(protocol, "", access).await?;
     }
     Ok(connection)
 }

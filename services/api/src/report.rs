@@ -146,8 +146,12 @@ pub struct PeerReport {
     pub connected: bool,
     /// `incoming` or `outgoing`.
     pub direction: String,
-    /// The address in use, or the last one.
+    /// The address in use, or the last one; empty for a peer that is reached by a detour.
     pub address: String,
+    /// Through which relay (`did:key`) a peer is reached, or `tcp`; empty for a direct connection.
+    pub via: String,
+    /// It carries packets for others.
+    pub relay: bool,
     pub addresses: Vec<String>,
     /// How it became known: `mdns`, `seed`, `dht`, `incoming`.
     pub source: String,

@@ -22,3 +22,14 @@ pub trait Update {
     /// Boots the other slot's committed release.
     fn rollback(&self) -> zbus::Result<()>;
 }
+
+/// All that `mesh` may ask of `update`.
+#[zbus::proxy(
+    interface = "io.macula.Audit1",
+    default_service = "io.macula.Update",
+    default_path = "/io/macula/Audit"
+)]
+pub trait Audit {
+    /// A line about who was let in or refused, for the audit log. `verdict`: `granted` or `refused`.
+    fn note_access(&self, verdict: &str, text: &str) -> zbus::Result<()>;
+}

@@ -11,6 +11,7 @@ use os_durable::{Form, Found};
 use os_identity::{NodeKey, domain};
 use services_api::identity::Chain;
 use services_api::{bus, clock, daemon};
+use sha2::{Digest, Sha256};
 
 /// Most that is ever signed as one record.
 const MAX_RECORD: usize = 4096;
@@ -105,6 +106,17 @@ impl Identity {
         let (leaf, ca) =
             os_certificate::certify(&*self.key, session.as_bytes(), now, lifetime_s).map_err(bus::failed)?;
         Ok((leaf.to_vec(), ca.to_vec()))
+    }
+
+    /// Signatures are deterministic (RFC 8032), so this stays the same as long as the key does.
+    fn reset_key(&self) -> zbus::fdo::Result<Vec<u8>> {
+        self.only(bus::uid::MESH)?;
+        Ok(Sha256::digest(self.key.sign(domain::QUIC_RESET, b"")).to_vec())
+    }
+
+    fn station_seed(&self) -> zbus::fdo::Result<Vec<u8>> {
+        self.only(bus::uid::MESH)?;
+        Ok(Sha256::digest(self.key.sign(domain::STATION, b"")).to_vec())
     }
 
     fn sign_record(&self, payload: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {

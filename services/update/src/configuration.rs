@@ -113,7 +113,7 @@ struct Effect {
 /// `reconciler` reads the file again and again, so it always starts again.
 fn effect(key: &str) -> Effect {
     match key.split('.').next().unwrap_or(key) {
-        "owner" | "mesh" => Effect {
+        "owner" | "mesh" | "clients" => Effect {
             restart: &["reconciler", "mesh"],
             says: "holds in a second, when the mesh has started again; connections end",
         },

@@ -48,7 +48,7 @@ use crate::node::Node;
 use crate::updater::Updater;
 
 const PROTOCOLS: &[(&str, &str)] =
-    &[(control::protocol::OS, "owner"), (control::protocol::RAUC, "owner"), (clock::TIME, "peer")];
+    &[(control::protocol::OS, "macula/os"), (control::protocol::RAUC, "owner"), (clock::TIME, "peer")];
 
 fn main() -> Result<()> {
     daemon::init_logging();
@@ -72,13 +72,22 @@ async fn run() -> Result<()> {
     tokio::spawn(after_boot::settle(updater.clone()));
     tokio::spawn(clock::look_after(updater.clone()));
     daemon::ready();
-    bus::serve_each(listener, &[bus::uid::RECONCILER, bus::uid::CONSOLE], move |builder, uid| {
-        let updater = updater.clone();
-        async move {
-            let server = updater::Server { updater: updater.clone(), uid };
-            let builder = builder.serve_at("/io/macula/Update", server);
-            rauc::serve(builder, &updater, uid != bus::uid::CONSOLE).await
-        }
-    })
+    bus::serve_each(
+        listener,
+        &[bus::uid::RECONCILER, bus::uid::CONSOLE, bus::uid::MESH],
+        move |builder, uid| {
+            let updater = updater.clone();
+            async move {
+                if uid == bus::uid::MESH {
+                    let builder = builder.serve_at("/io/macula/Audit", updater::AccessServer { updater });
+                    builder.build().await?.closed().await;
+                    return Ok(());
+                }
+                let server = updater::Server { updater: updater.clone(), uid };
+                let builder = builder.serve_at("/io/macula/Update", server);
+                rauc::serve(builder, &updater, uid != bus::uid::CONSOLE).await
+            }
+        },
+    )
     .await
 }

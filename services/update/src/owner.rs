@@ -1,5 +1,5 @@
-//! `control/1`: what the owner asks over the mesh. Mesh lets only the owner's key open such a stream, nor one of
-//! `control-rauc/1`. Peers may ask the time, nothing else.
+//! `control/1`: what the owner asks over the mesh. Mesh lets the owner's key open such a stream, and whoever the owner delegated
+//! the method to (`macula/os/METHOD`); `control-rauc/1` is for the owner alone. Peers may ask the time, nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub async fn serve(updater: Arc<Updater>, mut events: mpsc::Receiver<MeshEvent>)
 
 async fn serve_stream(updater: Arc<Updater>, incoming: Incoming) {
     let peer = incoming.peer;
-    let work = control::serve_one(incoming.stream, |call, stream| async move {
+    let work = control::serve_one(incoming.stream, &incoming.resource, |call, stream| async move {
         (answer(&updater, &call, &peer.short()).await, stream)
     });
     match tokio::time::timeout(CALL_TIMEOUT, work).await {

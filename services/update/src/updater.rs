@@ -519,3 +519,20 @@ impl Server {
         self.updater.rollback().await.map_err(bus::failed)
     }
 }
+
+/// What `mesh` may do here: no more than this, since it is the one that strangers talk to.
+pub struct AccessServer {
+    pub updater: Arc<Updater>,
+}
+
+#[zbus::interface(name = "io.macula.Audit1")]
+impl AccessServer {
+    fn note_access(&self, verdict: String, text: String) -> zbus::fdo::Result<()> {
+        let kind = match verdict.as_str() {
+            "granted" => "access-granted",
+            "refused" => "access-refused",
+            _ => return Err(zbus::fdo::Error::InvalidArgs(format!("`{verdict}` is no verdict"))),
+        };
+        self.updater.records.audit_only(kind, &text).map_err(bus::failed)
+    }
+}

@@ -1,6 +1,7 @@
 //! Nodes that mDNS cannot bring together, and whose clocks are a year apart, meet through a seed, and a stranger gets nowhere with the owner's orders.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -57,5 +58,33 @@ fn stranger_is_refused(bench: &Bench, node: &Node) -> Result<()> {
     }
     say("a stranger is refused whatever he asks");
     ensure!(node.status()?["uptime_s"].as_u64().is_some(), "the owner is still answered");
+    stranger_becomes_a_delegate(bench, node, &key)
+}
+
+/// With the owner's delegation the stranger may do what it says and no more, until the owner takes it back. All of it is on record.
+fn stranger_becomes_a_delegate(bench: &Bench, node: &Node, key: &Path) -> Result<()> {
+    let owner = &bench.lab.owner;
+    let file = |name: &str| bench.lab.dir().join(name).display().to_string();
+    let (ucan, revocation) = (file("stranger.ucan"), file("stranger.revocation"));
+    let stranger = owner.run_as(key, &["key", "show"])?.trim().to_string();
+    let id = node.status()?["node"].as_str().context("no node id")?.to_string();
+    let with = format!("macula:{id}");
+    let token =
+        owner.run(&["ucan", "issue", "--to", &stranger, "--can", "macula/os/status", "--with", &with])?;
+    std::fs::write(&ucan, token)?;
+    let act = |order| owner.run_as(key, &["--node", &node.address, "--ucan", &ucan, order]);
+    act("status").context("a delegate is refused")?;
+    let refused = act("reboot").err().context("a delegate did more than it may")?.to_string();
+    ensure!(refused.contains("does not grant macula/os/reboot"), "{refused}");
+    owner.run(&["ucan", "revoke", &ucan, "--out", &revocation])?;
+    owner.run(&["--node", &node.address, "ucan", "announce", &revocation])?;
+    let refused = act("status").err().context("a delegation was taken back and still counts")?.to_string();
+    ensure!(refused.contains("was revoked by"), "{refused}");
+    let records = node.ctl(&["audit", "show"])?.to_string();
+    for kind in ["access-granted", "access-refused"] {
+        ensure!(records.contains(kind), "{kind} is not in the audit log: {records}");
+    }
+    owner.run(&["--node", &node.address, "audit", "verify"])?;
+    say("a delegate may what it was given until it is taken back, and the audit log says so");
     Ok(())
 }

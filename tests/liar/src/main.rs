@@ -67,7 +67,7 @@ async fn join(key: &NodeKey, node: SocketAddr) -> Result<Connection> {
     let credentials = Credentials { chain: vec![leaf, ca], session_key: session.to_pkcs8_der()?.to_vec() };
     let any: SocketAddr =
         if node.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let endpoint = mesh_transport::endpoint(any, &credentials, mesh_transport::system_clock)?;
+    let endpoint = mesh_transport::endpoint(any, &credentials, mesh_transport::system_clock, None)?;
     Ok(mesh_transport::connect(&endpoint, node, None).await?.0)
 }
 

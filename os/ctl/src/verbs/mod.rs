@@ -7,6 +7,7 @@ mod console;
 mod content;
 mod dht;
 mod identity;
+mod mesh;
 mod network;
 mod publish;
 mod rauc;
@@ -14,6 +15,8 @@ mod release;
 mod root_keys;
 mod standing;
 mod status;
+mod ucan;
+mod ucan_show;
 mod units;
 mod update;
 
@@ -61,7 +64,10 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Poweroff { reason } => update::poweroff(s, &reason).await,
         Verb::Content(verb) => content::content(s, verb).await,
         Verb::Dht(verb) => dht::dht(s, verb).await,
+        Verb::Rpc(verb) => mesh::rpc(s, verb).await,
+        Verb::Pubsub(verb) => mesh::pubsub(s, verb).await,
         Verb::Audit(verb) => audit::audit(s, verb).await,
+        Verb::Ucan(verb) => ucan::ucan(s, &verb).await,
         Verb::Config(verb) => config::config(s, verb).await,
         Verb::Reset { yes, encryption } => config::reset(s, yes, encryption).await,
         Verb::RecoveryKey => config::recovery_key(s).await,
@@ -87,9 +93,11 @@ impl Session {
         }
         let target = self.target()?;
         let key = self.key()?;
+        let ucan = self.global.ucan.as_deref().map(ucan::chain).transpose()?;
         let mut known = KnownNodes::load()?;
         let wait = Duration::from_secs(self.global.timeout);
-        Ok(Node::Remote(connect::connect(&target, &key, &mut known, wait).await?))
+        let remote = connect::connect(&target, &key, &mut known, wait).await?;
+        Ok(Node::Remote(remote.showing(ucan)))
     }
 
     /// Connects, runs `ask` and takes leave of the node, also when it failed.

@@ -40,7 +40,7 @@ pub fn render_peers(peers: &[PeerReport], palette: Palette) -> String {
         table.row(vec![
             cell(&p.node),
             state,
-            cell(&p.address),
+            cell(if p.via.is_empty() { p.address.clone() } else { format!("via {}", p.via) }),
             cell(&p.source),
             cell(rtt),
             cell(bytes(p.sent_bytes)),

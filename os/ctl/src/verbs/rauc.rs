@@ -70,7 +70,7 @@ async fn carry(s: &Session, mut client: UnixStream) -> Result<()> {
 
 async fn pipe(node: &Node, client: &mut UnixStream) -> Result<()> {
     let remote = node.remote()?;
-    let (send, recv) = remote.open(protocol::RAUC).await?;
+    let (send, recv) = remote.open(protocol::RAUC, "").await?;
     let mut stream = tokio::io::join(recv, send);
     match tokio::io::copy_bidirectional(client, &mut stream).await {
         Ok(_) => Ok(()),

@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, anyhow};
 use dht_proto::Record;
+use mesh_proto::pubsub::{Keep, Log};
+use mesh_proto::rpc::{CallError, Code, Mode};
+use mesh_proto::{pubsub, rpc};
 use mesh_transport::{Credentials, close_code};
 use os_content_id::{CHUNK_SIZE, ManifestBuilder, Mcid};
 use os_identity::NodeKey;
@@ -18,6 +21,16 @@ use services_api::report::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Join};
 
 type Stream = Join<RecvStream, SendStream>;
+
+pub type TopicLog = Arc<Mutex<Log>>;
+
+pub struct Topic(TopicLog);
+
+impl Default for Topic {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Log::new(1, Keep { events: 10, bytes: 10_000 }))))
+    }
+}
 
 #[derive(Default)]
 pub struct State {
@@ -32,6 +45,7 @@ pub struct State {
     pub refuse_puts: bool,
     /// Only mesh itself is up.
     pub starting: bool,
+    pub log: Topic,
 }
 
 #[derive(serde::Deserialize)]
@@ -76,9 +90,13 @@ impl TestNode {
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
-                    let endpoint =
-                        mesh_transport::endpoint(address, &credentials(&key), mesh_transport::system_clock)
-                            .unwrap();
+                    let endpoint = mesh_transport::endpoint(
+                        address,
+                        &credentials(&key),
+                        mesh_transport::system_clock,
+                        None,
+                    )
+                    .unwrap();
                     bound.send(endpoint.local_addr().unwrap().to_string()).unwrap();
                     tokio::select! { _ = serve(&endpoint, owner, state) => (), _ = stopped => () }
                     endpoint.close(VarInt::from_u32(close_code::DONE), b"test over");
@@ -125,7 +143,17 @@ async fn serve(endpoint: &Endpoint, owner: String, state: Arc<Mutex<State>>) {
                     let _ = recv.stop(VarInt::from_u32(close_code::REFUSED));
                     continue;
                 }
-                assert!(header.protocol.starts_with("control"));
+                match header.protocol.as_str() {
+                    rpc::PROTOCOL => {
+                        tokio::spawn(procedure(header.resource.unwrap(), recv, send));
+                        continue;
+                    }
+                    pubsub::PROTOCOL => {
+                        tokio::spawn(topic(header.resource.unwrap(), recv, send, state.clone()));
+                        continue;
+                    }
+                    control => assert!(control.starts_with("control")),
+                }
                 tokio::spawn(answer(tokio::io::join(recv, send), state.clone()));
             }
             anyhow::Ok(())
@@ -133,8 +161,55 @@ async fn serve(endpoint: &Endpoint, owner: String, state: Arc<Mutex<State>>) {
     }
 }
 
+async fn procedure(name: String, recv: RecvStream, mut send: SendStream) -> Result<()> {
+    let mode = match name.as_str() {
+        "test/upper_v1" => Mode::Unary,
+        "test/words_v1" => Mode::Server,
+        "test/echo_v1" => Mode::Both,
+        _ => {
+            let error = CallError::new(Code::UNKNOWN_PROCEDURE, format!("nobody serves `{name}` here"));
+            send.write_all(&rpc::error_frame(&error)).await?;
+            return Ok(send.finish()?);
+        }
+    };
+    let mut call = mesh_stream::accept(recv, send, mode, None);
+    let sender = call.sender();
+    while let Some(message) = call.next().await? {
+        match mode {
+            Mode::Server => {
+                for word in message.split(|b| *b == b'_') {
+                    sender.send(word).await?;
+                }
+            }
+            _ => sender.send(&message.to_ascii_uppercase()).await?,
+        }
+    }
+    Ok(sender.end().await?)
+}
+
+/// Three events, of which the connection breaks after the second.
+async fn topic(name: String, recv: RecvStream, mut send: SendStream, state: Arc<Mutex<State>>) -> Result<()> {
+    if name != "test/weather" {
+        let error = CallError::new(Code::FORBIDDEN, "not for you");
+        send.write_all(&pubsub::refusal_frame(&error)).await?;
+        return Ok(send.finish()?);
+    }
+    let log = state.lock().unwrap().log.0.clone();
+    let (tick, ticks) = tokio::sync::watch::channel(0);
+    let sending = tokio::spawn(mesh_stream::publish_to(recv, send, log.clone(), ticks));
+    for _ in 0..2 {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let seq = log.lock().unwrap().last() + 1;
+        tick.send_replace(log.lock().unwrap().publish(format!("event {seq}").as_bytes())?);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    sending.abort();
+    log.lock().unwrap().publish(b"between two connections")?;
+    Ok(())
+}
+
 async fn answer(mut stream: Stream, state: Arc<Mutex<State>>) -> Result<()> {
-    let call = control::read_call(&mut stream).await?;
+    let call = control::read_call(&mut stream, "").await??;
     match call.method.as_str() {
         "put" => put(call, &mut stream, &state).await,
         "get" => get(call, &mut stream, &state).await,

@@ -22,11 +22,20 @@ const MAX_CHUNKS: usize = 4 * 1024 * 1024;
 
 pub struct Content {
     node: Arc<Node<MeshPeers>>,
+    uid: u32,
 }
 
 impl Content {
-    pub fn new(node: Arc<Node<MeshPeers>>) -> Self {
-        Self { node }
+    pub fn new(node: Arc<Node<MeshPeers>>, uid: u32) -> Self {
+        Self { node, uid }
+    }
+
+    /// Mesh, which talks to strangers, may give out what is here and bring parts, which make room for what is pinned; no more.
+    fn not_for_mesh(&self) -> fdo::Result<()> {
+        if self.uid == bus::uid::MESH {
+            return Err(fdo::Error::AccessDenied("this is not for mesh".into()));
+        }
+        Ok(())
     }
 }
 
@@ -50,12 +59,14 @@ impl Content {
     }
 
     async fn offer(&self, manifest: Vec<u8>, path: String) -> fdo::Result<()> {
+        self.not_for_mesh()?;
         let mcid = self.node.local.offer(manifest, PathBuf::from(path)).await.map_err(bus::failed)?;
         self.node.announce(mcid);
         Ok(())
     }
 
     async fn offer_file(&self, manifest: Vec<u8>, file: zbus::OwnedFd) -> fdo::Result<()> {
+        self.not_for_mesh()?;
         let file = File::from(OwnedFd::from(file));
         let mcid = self.node.local.offer_file(manifest, file).await.map_err(bus::failed)?;
         self.node.announce(mcid);
@@ -63,6 +74,7 @@ impl Content {
     }
 
     async fn withdraw(&self, mcid: Vec<u8>) -> fdo::Result<()> {
+        self.not_for_mesh()?;
         let mcid = bus::mcid(&mcid)?;
         if self.node.local.offers.withdraw(&mcid) && !self.node.local.has_all(&mcid).await {
             self.node.announcer.unprovide(mcid);
@@ -71,12 +83,34 @@ impl Content {
     }
 
     async fn put(&self, block: Vec<u8>) -> fdo::Result<Vec<u8>> {
+        self.not_for_mesh()?;
         let mcid = self.node.local.put_raw(block).await.map_err(bus::failed)?;
         self.node.announce(mcid);
         Ok(mcid.to_bytes().to_vec())
     }
 
+    async fn put_part(&self, block: Vec<u8>) -> fdo::Result<Vec<u8>> {
+        let mcid = self.node.local.put_part(block).await.map_err(bus::failed)?;
+        Ok(mcid.to_bytes().to_vec())
+    }
+
+    async fn put_manifest(&self, manifest: Vec<u8>) -> fdo::Result<bool> {
+        let whole = self.node.local.put_manifest(manifest).await.map_err(bus::failed)?;
+        whole.into_iter().for_each(|mcid| self.node.announce(mcid));
+        Ok(whole.is_some())
+    }
+
+    async fn announce(&self, mcid: Vec<u8>) -> fdo::Result<()> {
+        let mcid = bus::mcid(&mcid)?;
+        if !self.node.local.has_all(&mcid).await {
+            return Err(fdo::Error::Failed(format!("{mcid} is not here")));
+        }
+        self.node.announce(mcid);
+        Ok(())
+    }
+
     fn report(&self) -> fdo::Result<String> {
+        self.not_for_mesh()?;
         serde_json::to_string(&self.node.report()).map_err(bus::failed)
     }
 }
@@ -152,7 +186,7 @@ mod tests {
     use crate::local::Local;
 
     /// The real interface on a socket pair, with neither mesh nor DHT behind it.
-    async fn served(dir: &std::path::Path) -> (zbus::Connection, zbus::Connection) {
+    async fn served(dir: &std::path::Path, uid: u32) -> (zbus::Connection, zbus::Connection) {
         let store = Arc::new(Store::open(dir, 64 << 20, 1).unwrap());
         let local = Local::new(store, Arc::new(Offers::new(vec![dir.to_path_buf()])));
         let (streams, _) = Streams::serve(&[]);
@@ -160,18 +194,48 @@ mod tests {
         let node = Arc::new(Node::new(local, peers, Announcer::recording().0));
         let (a, b) = StdUnixStream::pair().unwrap();
         let server = Builder::unix_stream(a).server(zbus::Guid::generate()).p2p();
-        let server = server.serve_at("/io/macula/Content", Content::new(node)).build();
+        let server = server.serve_at("/io/macula/Content", Content::new(node, uid)).build();
         let (server, client) = tokio::join!(server, Builder::unix_stream(b).p2p().build());
         (server.unwrap(), client.unwrap())
     }
 
     #[tokio::test(flavor = "current_thread")]
+    async fn mesh_may_not_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_server, client) = served(dir.path(), bus::uid::MESH).await;
+        let content = ContentProxy::new(&client).await.unwrap();
+        let id = Mcid::of_raw(b"statement").to_bytes();
+        let refused = |result: zbus::Result<()>| result.unwrap_err().to_string().contains("not for mesh");
+        assert!(refused(content.put(b"statement").await.map(drop)));
+        assert!(refused(content.withdraw(&id).await));
+        assert!(refused(content.offer(&[], "/x").await));
+        assert!(refused(content.report().await.map(drop)));
+        assert!(!refused(content.fetch(&id, &[4_000_000]).await.map(drop)), "this it may try");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
     async fn callers_put_offer_and_fetch() {
         let dir = tempfile::tempdir().unwrap();
-        let (_server, client) = served(dir.path()).await;
+        let (_server, client) = served(dir.path(), bus::uid::UPDATE).await;
         let content = ContentProxy::new(&client).await.unwrap();
         let id = content.put(b"statement").await.unwrap();
         assert_eq!(content.get(&id).await.unwrap(), b"statement");
+
+        let mut parts = ManifestBuilder::with_chunk_size("parts", 4);
+        parts.update(b"one two three");
+        let parts = parts.finish().unwrap();
+        assert!(!content.put_manifest(&parts.encode()).await.unwrap(), "its blocks are not here");
+        for part in b"one two three".chunks(4) {
+            content.put_part(part).await.unwrap();
+        }
+        assert!(content.put_manifest(&parts.encode()).await.unwrap());
+        let mut whole = Vec::new();
+        let indices: Vec<u32> = (0..4).collect();
+        let stream = content.fetch(&parts.mcid().to_bytes(), &indices).await.unwrap();
+        from_fd(stream).unwrap().read_to_end(&mut whole).await.unwrap();
+        assert_eq!(whole, b"one two three");
+        content.announce(&id).await.unwrap();
+        assert!(content.announce(&Mcid::of_raw(b"elsewhere").to_bytes()).await.is_err());
 
         let bytes: Vec<u8> = (0..900_000usize).map(|i| (i % 253) as u8).collect();
         let mut builder = ManifestBuilder::new("root.img");
@@ -196,7 +260,7 @@ mod tests {
         assert!(fetched == [&bytes[786_432..], &bytes[..262_144]].concat());
 
         let report: ContentReport = serde_json::from_str(&content.report().await.unwrap()).unwrap();
-        assert_eq!((report.blocks, report.offered.len(), report.transfers.len()), (1, 1, 1));
+        assert_eq!((report.blocks, report.offered.len(), report.transfers.len()), (5, 1, 2));
         assert!(content.get(b"short").await.is_err());
         assert!(content.fetch(&mcid, &[4]).await.is_err());
         content.withdraw(&mcid).await.unwrap();

@@ -96,6 +96,22 @@ impl Local {
         Ok(blocking(move || store.put_raw(&bytes, true, now_ms())).await??)
     }
 
+    /// A block that is not announced by itself.
+    pub async fn put_part(&self, bytes: Vec<u8>) -> Result<Mcid> {
+        let store = self.store.clone();
+        Ok(blocking(move || store.put_raw(&bytes, false, now_ms())).await??)
+    }
+
+    /// Keeps a manifest (wire form); its MCID once all blocks are here, too.
+    pub async fn put_manifest(&self, manifest: Vec<u8>) -> Result<Option<Mcid>> {
+        let store = self.store.clone();
+        let put = move || {
+            let list = ChunkList::decode_any(&manifest)?;
+            anyhow::Ok(store.put_whole(&list, now_ms())?.then(|| list.mcid()))
+        };
+        blocking(put).await?
+    }
+
     /// Offers a file's content, after a look at its first and last chunk.
     pub async fn offer_file(&self, manifest: Vec<u8>, file: File) -> Result<Mcid> {
         let offers = self.offers.clone();

@@ -36,8 +36,9 @@ use crate::local::Local;
 use crate::node::Node;
 use crate::peers::MeshPeers;
 
-const CLIENTS: [u32; 2] = [uid::UPDATE, uid::RECONCILER];
-const PROTOCOLS: &[(&str, &str)] = &[(peers::PROTOCOL, "peer"), (control::protocol::CONTENT, "owner")];
+const CLIENTS: [u32; 3] = [uid::UPDATE, uid::RECONCILER, uid::MESH];
+const PROTOCOLS: &[(&str, &str)] =
+    &[(peers::PROTOCOL, "peer"), (control::protocol::CONTENT, "macula/content")];
 /// Threads for hashing and the disk.
 const BLOCKING_THREADS: usize = 4;
 /// Contents announced again at the start.
@@ -67,8 +68,8 @@ async fn run() -> Result<()> {
     let announcer = announce::start(dht.clone(), store.to_announce(MAX_ANNOUNCED)?);
     let node = Arc::new(Node::new(local, MeshPeers { streams, dht }, announcer));
     let served = node.clone();
-    let server = bus::serve(listener, &CLIENTS, move |builder, _| {
-        builder.serve_at("/io/macula/Content", Content::new(served.clone()))
+    let server = bus::serve(listener, &CLIENTS, move |builder, uid| {
+        builder.serve_at("/io/macula/Content", Content::new(served.clone(), uid))
     });
     daemon::ready();
     tokio::select! {
@@ -90,7 +91,7 @@ async fn take_streams(node: Arc<Node<MeshPeers>>, mut events: mpsc::Receiver<Mes
     let peer_gate = Gate::new(MAX_PEER_STREAMS);
     let owner_gate = Gate::new(MAX_OWNER_STREAMS);
     while let Some(event) = events.recv().await {
-        let MeshEvent::Stream(Incoming { peer, protocol, stream }) = event else { continue };
+        let MeshEvent::Stream(Incoming { peer, protocol, resource, stream, .. }) = event else { continue };
         let node = node.clone();
         if protocol == peers::PROTOCOL {
             let pass = peer_gate.enter(peer);
@@ -101,7 +102,7 @@ async fn take_streams(node: Arc<Node<MeshPeers>>, mut events: mpsc::Receiver<Mes
             });
         } else if let Some(pass) = owner_gate.enter(peer) {
             tokio::spawn(async move {
-                if let Err(e) = owner::serve(stream, &node).await {
+                if let Err(e) = owner::serve(stream, &resource, &node).await {
                     tracing::info!("owner: {e:#}");
                 }
                 drop(pass);

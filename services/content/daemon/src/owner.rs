@@ -26,8 +26,8 @@ const STALL: Duration = Duration::from_secs(60);
 /// After the answer, what is still on its way is read for so long, so that the answer is not lost with the stream.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// One call.
-pub async fn serve<S, P>(mut stream: S, node: &Arc<Node<P>>) -> Result<()>
+/// One call; `resource` is what its stream was opened for.
+pub async fn serve<S, P>(mut stream: S, resource: &str, node: &Arc<Node<P>>) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     P: Peers,
@@ -38,7 +38,7 @@ where
         let mut stream = stream;
         (answer(&call, &mut stream, node, follows_ref).await, stream)
     };
-    control::serve_one(&mut stream, handler).await?;
+    control::serve_one(&mut stream, resource, handler).await?;
     if let Some(mut content) = follows {
         copy(&mut content, &mut stream).await?;
     }

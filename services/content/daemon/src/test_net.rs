@@ -260,7 +260,7 @@ async fn call<T: serde::de::DeserializeOwned>(
 ) -> (Result<T>, Vec<u8>) {
     let (mut near, far) = UnixStream::pair().unwrap();
     let node = here.node.clone();
-    tokio::spawn(async move { owner::serve(far, &node).await });
+    tokio::spawn(async move { owner::serve(far, "", &node).await });
     services_api::control::send(&mut near, method, params).await.unwrap();
     let (mut r, mut w) = near.into_split();
     let body = body.to_vec();

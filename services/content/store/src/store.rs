@@ -204,6 +204,27 @@ impl Store {
         })
     }
 
+    /// Keeps a manifest, and knows the content as whole if all its blocks are here: then it is true, and to be announced.
+    pub fn put_whole(&self, list: &ChunkList, now: u64) -> Result<bool> {
+        self.put_manifest(list, now)?;
+        let mcid = list.mcid();
+        let hashes: BTreeSet<Hash> = list.hashes().iter().copied().collect();
+        self.with(|inner, _| {
+            for hash in &hashes {
+                if inner.index.block(hash)?.is_none() {
+                    return Ok(false);
+                }
+            }
+            let size = list.manifest().size;
+            inner.set_content(
+                &mcid,
+                ContentEntry { last_use: now, size, complete: true, announced: true },
+                hashes.iter().copied(),
+            )?;
+            Ok(true)
+        })
+    }
+
     pub(crate) fn write_manifest(&self, mcid: &Mcid, bytes: &[u8]) -> Result<()> {
         let place = self.files.manifest_path(&mcid.hash);
         let mut pending = vec![self.files.write(place, bytes).map_err(failed("writing a manifest"))?];

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use dht_proto::record_types::{NodeAddress, Provider};
+use dht_proto::record_types::{NodeAddress, Provider, revocation_draft};
 use dht_proto::{
-    Action, Config, Contact, LookupId, Node, Outcome, Published, PutError, Record, RequestId, Response,
+    Action, Config, Contact, Key, LookupId, Node, Outcome, Published, PutError, Record, RequestId, Response,
     Statement, StoreRefusal,
 };
 use os_content_id::Mcid;
 use os_identity::{NodeId, Signature};
+use os_ucan::revocation::Revocation;
 use services_api::bus::Link;
 use services_api::control::protocol;
 use services_api::daemon;
@@ -28,6 +29,7 @@ use crate::exchange::{self, Surroundings};
 use crate::handle::{Command, Handle, Reply, Table};
 use crate::own_records::{McidBytes, OwnFile};
 use crate::owner;
+use crate::revoked::RevokedFile;
 
 /// Commands waiting to be taken.
 const MAX_COMMANDS: usize = 64;
@@ -35,6 +37,10 @@ const MAX_COMMANDS: usize = 64;
 const MAX_INCOMING: usize = 64;
 /// From a change in the table to its snapshot.
 const SAVE_AFTER_MS: u64 = 5 * 60 * 1000;
+/// Records of clients; a node of its own has room for more than these (`dht_proto::MAX_OWN_RECORDS`).
+const MAX_CARRIED: usize = 256;
+/// Records in one answer.
+const MAX_HELD: usize = 256;
 /// Nodes whose addresses mesh is known to have.
 const MAX_TAUGHT: usize = 1024;
 /// The longest sleep: a clock that was set is noticed within this time.
@@ -44,6 +50,7 @@ const MAX_SLEEP: Duration = Duration::from_secs(3600);
 pub struct Parts {
     pub node_id: NodeId,
     pub own: OwnFile,
+    pub revoked: RevokedFile,
     pub cache: ContactCache,
     pub streams: Streams,
     pub identity: Arc<Link>,
@@ -60,11 +67,15 @@ pub struct Driver {
     finished: mpsc::UnboundedReceiver<Done>,
     lookups: BTreeMap<LookupId, Reply<Result<Outcome>>>,
     puts: Vec<(Arc<Record>, Reply<Result<u32>>)>,
+    /// Clients' records and when they expire.
+    carried: BTreeMap<(Key, u8, NodeId), u64>,
     /// Addresses that mesh has been told.
     taught: BTreeMap<NodeId, Arc<[SocketAddr]>>,
     incoming: Arc<Semaphore>,
     looking_around: bool,
     look_again: bool,
+    /// Through which others may reach this node.
+    relays: Vec<Contact>,
     /// Some of what was promised could not be published.
     promises_open: bool,
     save_at_ms: Option<u64>,
@@ -93,10 +104,12 @@ impl Driver {
             finished,
             lookups: BTreeMap::new(),
             puts: Vec::new(),
+            carried: BTreeMap::new(),
             taught: BTreeMap::new(),
             incoming: Arc::new(Semaphore::new(MAX_INCOMING)),
             looking_around: false,
             look_again: false,
+            relays: Vec::new(),
             promises_open: false,
             save_at_ms: None,
             contacts_told: None,
@@ -264,6 +277,7 @@ impl Driver {
             MeshEvent::Stream(incoming) => self.on_stream(incoming),
             MeshEvent::Connected => {
                 self.taught.clear();
+                self.tell_revoked(self.parts.revoked.iter().map(Revocation::to_bytes).collect());
                 self.look_around();
             }
             MeshEvent::PeerUp(_) => self.look_around(),
@@ -314,7 +328,8 @@ impl Driver {
         };
         let before = self.node.addresses().clone();
         self.node.set_addresses(surroundings.addresses);
-        if *self.node.addresses() != before || self.promises_open {
+        let relays = std::mem::replace(&mut self.relays, surroundings.relays);
+        if *self.node.addresses() != before || self.relays != relays || self.promises_open {
             self.promise_again(now_ms);
         }
         let unknown = |c: &Contact| self.node.table().get(&c.id).is_none_or(|entry| entry.failures > 0);
@@ -326,13 +341,17 @@ impl Driver {
     fn promise_again(&mut self, now_ms: u64) {
         let addresses = self.node.addresses().clone();
         if !addresses.is_empty() {
-            let draft = NodeAddress { addresses }.draft(self.parts.node_id);
+            let draft = NodeAddress { addresses, relays: self.relays.clone() }.draft(self.parts.node_id);
             let _ = self.node.provide(draft, now_ms).map_err(|e| tracing::warn!("own address: {e}"));
         }
         let provided: Vec<McidBytes> = self.parts.own.provided().copied().collect();
         for mcid in provided {
             let draft = self.provider(mcid, false).draft();
             let _ = self.node.provide(draft, now_ms).map_err(|e| tracing::warn!("provided content: {e}"));
+        }
+        for revocation in self.parts.revoked.iter() {
+            let draft = revocation_draft(revocation);
+            let _ = self.node.provide(draft, now_ms).map_err(|e| tracing::warn!("revocation: {e}"));
         }
         self.promises_open = false;
         for record in self.parts.own.records().to_vec() {
@@ -369,6 +388,16 @@ impl Driver {
             Command::Unprovide { mcid, reply } => {
                 let _ = reply.send(self.unprovide(mcid, now_ms));
             }
+            Command::Carry { record, reply } => {
+                let _ = reply.send(self.carry(record, now_ms));
+            }
+            Command::Held { record_type, reply } => {
+                let held = self.node.store().records().filter(|r| r.statement.record_type == record_type);
+                let _ = reply.send(held.take(MAX_HELD).cloned().collect());
+            }
+            Command::Revoke { revocation, reply } => {
+                let _ = reply.send(self.revoke(revocation, now_ms));
+            }
             Command::Put { record, reply } => self.put(record, reply, now_ms),
             Command::Find { key, record_type, quorum, reply } => {
                 match self.node.find_records(key, record_type, quorum, now_ms) {
@@ -399,6 +428,47 @@ impl Driver {
             self.node.withdraw(self.provider(mcid, true).draft(), now_ms);
         }
         Ok(())
+    }
+
+    fn carry(&mut self, record: Arc<Record>, now_ms: u64) -> Result<()> {
+        self.carried.retain(|_, expires_ms| *expires_ms > now_ms);
+        let s = &record.statement;
+        let place = (s.key, s.record_type, s.signer);
+        if self.carried.len() >= MAX_CARRIED && !self.carried.contains_key(&place) {
+            return Err(anyhow!("this node carries {MAX_CARRIED} records of clients already"));
+        }
+        let expires_ms = s.expires_ms;
+        self.node.put(record, now_ms)?;
+        self.carried.insert(place, expires_ms);
+        Ok(())
+    }
+
+    fn revoke(&mut self, revocation: Revocation, now_ms: u64) -> Result<()> {
+        let draft = revocation_draft(&revocation);
+        let statement = revocation.to_bytes();
+        if self.parts.revoked.add(revocation)? {
+            self.node.provide(draft, now_ms)?;
+            self.tell_revoked(vec![statement]);
+        }
+        Ok(())
+    }
+
+    /// It is mesh that asks who may what.
+    fn tell_revoked(&self, statements: Vec<Vec<u8>>) {
+        let streams = self.parts.streams.clone();
+        tokio::spawn(async move {
+            let tell = async {
+                let mesh = streams.mesh().await?;
+                for statement in &statements {
+                    mesh.revoked(statement).await?;
+                }
+                anyhow::Ok(())
+            };
+            // When mesh comes back it is told all of them.
+            if let Err(e) = tell.await {
+                tracing::warn!("mesh was not told what has been taken back: {e:#}");
+            }
+        });
     }
 
     fn put(&mut self, record: Arc<Record>, reply: oneshot::Sender<Result<u32>>, now_ms: u64) {

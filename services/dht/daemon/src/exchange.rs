@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use dht_proto::record_types::MAX_RELAYS;
 use dht_proto::{Contact, MAX_FRAME_LEN, Request, Response};
 use services_api::frame;
 use services_api::mesh::{Incoming, Streams};
@@ -65,6 +66,8 @@ pub async fn teach(streams: &Streams, contact: &Contact) -> Result<()> {
 pub struct Surroundings {
     pub addresses: Vec<SocketAddr>,
     pub peers: Vec<Contact>,
+    /// Those of the peers that carry packets for this node.
+    pub relays: Vec<Contact>,
 }
 
 pub async fn look_around(streams: Streams) -> Result<Surroundings> {
@@ -72,8 +75,9 @@ pub async fn look_around(streams: Streams) -> Result<Surroundings> {
     let addresses = parsed(&mesh.local_addresses().await?);
     let peers: Vec<PeerReport> =
         serde_json::from_str(&mesh.peers().await?).context("mesh's list of peers")?;
-    let peers = peers.iter().filter(|p| p.connected).filter_map(contact_of).collect();
-    Ok(Surroundings { addresses, peers })
+    let connected = || peers.iter().filter(|p| p.connected);
+    let relays = connected().filter(|p| p.relay).filter_map(contact_of).take(MAX_RELAYS).collect();
+    Ok(Surroundings { addresses, peers: connected().filter_map(contact_of).collect(), relays })
 }
 
 fn contact_of(peer: &PeerReport) -> Option<Contact> {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use dht_proto::record_types::{PROVIDER, Provider, provider_key};
 use dht_proto::{BucketSummary, Contact, Entry, Key, Outcome, Record, Request, Response};
 use os_identity::NodeId;
+use os_ucan::revocation::Revocation;
 use services_api::report::DhtReport;
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,6 +21,9 @@ pub enum Command {
     Request { from: NodeId, request: Request, reply: Reply<Response> },
     Provide { mcid: McidBytes, reply: Reply<Result<()>> },
     Unprovide { mcid: McidBytes, reply: Reply<Result<()>> },
+    Carry { record: Arc<Record>, reply: Reply<Result<()>> },
+    Held { record_type: u8, reply: Reply<Vec<Arc<Record>>> },
+    Revoke { revocation: Revocation, reply: Reply<Result<()>> },
     Put { record: Arc<Record>, reply: Reply<Result<u32>> },
     Find { key: Key, record_type: Option<u8>, quorum: usize, reply: Reply<Result<Outcome>> },
     Report { reply: Reply<DhtReport> },
@@ -64,6 +68,22 @@ impl Handle {
 
     pub async fn unprovide(&self, mcid: McidBytes) -> Result<()> {
         self.call(|reply| Command::Unprovide { mcid, reply }).await?
+    }
+
+    /// Publishes a record until it expires or the process ends.
+    pub async fn carry(&self, bytes: &[u8]) -> Result<()> {
+        let record = Arc::new(Record::from_bytes(bytes).context("the record does not decode")?);
+        self.call(|reply| Command::Carry { record, reply }).await?
+    }
+
+    pub async fn held(&self, record_type: u8) -> Result<Vec<Arc<Record>>> {
+        self.call(|reply| Command::Held { record_type, reply }).await
+    }
+
+    /// Keeps a statement that takes a delegation back, and announces it for good.
+    pub async fn revoke(&self, statement: &[u8]) -> Result<()> {
+        let revocation = Revocation::from_bytes(statement)?;
+        self.call(|reply| Command::Revoke { revocation, reply }).await?
     }
 
     /// Publishes a record; how many other nodes took it.

@@ -12,6 +12,7 @@ mod handle;
 mod interface;
 mod own_records;
 mod owner;
+mod revoked;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,9 +29,10 @@ use crate::driver::{Driver, Parts};
 use crate::exchange::PROTOCOL;
 use crate::interface::Dht;
 use crate::own_records::OwnFile;
+use crate::revoked::RevokedFile;
 
-const CLIENTS: [u32; 3] = [uid::CONTENT, uid::RECONCILER, uid::UPDATE];
-const PROTOCOLS: &[(&str, &str)] = &[(PROTOCOL, "peer"), (control::protocol::DHT, "owner")];
+const CLIENTS: [u32; 4] = [uid::CONTENT, uid::RECONCILER, uid::UPDATE, uid::MESH];
+const PROTOCOLS: &[(&str, &str)] = &[(PROTOCOL, "peer"), (control::protocol::DHT, "macula/dht")];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -43,6 +45,7 @@ async fn main() -> Result<()> {
     let (driver, handle) = Driver::new(Parts {
         node_id,
         own: OwnFile::load(directory.join("own-records.cbor"), daemon::now_ms()),
+        revoked: RevokedFile::load(directory.join("revoked.cbor")),
         cache: ContactCache::new(directory.join("cache.sled")),
         streams: streams.clone(),
         identity,

@@ -17,12 +17,13 @@ use crate::handle::{Handle, Table};
 
 pub async fn serve(handle: Handle, incoming: Incoming) -> Result<()> {
     let serve = |call: Call, stream| async move { (answer(&handle, call).await, stream) };
-    control::serve_one(incoming.stream, serve).await
+    control::serve_one(incoming.stream, &incoming.resource, serve).await
 }
 
 async fn answer(handle: &Handle, call: Call) -> Result<Answer> {
     match call.method.as_str() {
         "put_record" => control::ok(&handle.put(&call.params::<Vec<u8>>()?).await?),
+        "revoke" => control::ok(&handle.revoke(&call.params::<Vec<u8>>()?).await?),
         "lookup" => {
             let params: LookupParams = call.params()?;
             let outcome = handle.find(key_from_hex(&params.key)?, params.record_type).await?;

@@ -292,7 +292,7 @@ impl Air {
     async fn open(&self, to: &NodeId, from: &NodeId, protocol: &str) -> zbus::Result<UnixStream> {
         let (near, far) = StdUnixStream::pair().unwrap();
         let far = zbus::OwnedFd::from(OwnedFd::from(far));
-        self.handler(to).await.accept(from.as_bytes(), protocol, far).await?;
+        self.handler(to).await.accept(from.as_bytes(), protocol, "", 0, far).await?;
         near.set_nonblocking(true).unwrap();
         Ok(UnixStream::from_std(near).unwrap())
     }
@@ -310,6 +310,8 @@ impl Mesh {
         &self,
         node: Vec<u8>,
         protocol: String,
+        _resource: String,
+        _ucan: Vec<u8>,
         _timeout_ms: u32,
     ) -> zbus::fdo::Result<zbus::OwnedFd> {
         let to = NodeId::try_from(node.as_slice()).unwrap();
@@ -320,7 +322,13 @@ impl Mesh {
         Ok(zbus::OwnedFd::from(OwnedFd::from(stream.into_std().unwrap())))
     }
 
-    fn serve(&self, _protocol: String, _access: String, #[zbus(connection)] connection: &Connection) {
+    fn serve(
+        &self,
+        _protocol: String,
+        _resource: String,
+        _access: String,
+        #[zbus(connection)] connection: &Connection,
+    ) {
         self.air.0.lock().unwrap().handlers.insert(self.own, connection.clone());
     }
 

@@ -314,7 +314,7 @@ mod tests {
     fn a_silent_node_does_not_hold_up_the_others() {
         let mut lookup = lookup(Goal::Nodes, 1..=6);
         assert_eq!(asked(&mut lookup, 0), [1, 2, 3]);
-        assert_eq!(asked(&mut lookup, STALL_MS - 1), []);
+        assert!(asked(&mut lookup, STALL_MS - 1).is_empty());
         assert_eq!(lookup.wake_at(0), STALL_MS);
         assert_eq!(asked(&mut lookup, STALL_MS), [4, 5, 6]);
         assert_eq!(lookup.wake_at(STALL_MS), 2 * STALL_MS);

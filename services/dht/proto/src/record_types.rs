@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use minicbor::{Decoder, Encoder};
 use os_identity::NodeId;
+use os_ucan::TokenId;
+use os_ucan::revocation::Revocation;
 
 use crate::Key;
 use crate::contact::{Contact, decode_addresses, encode_addresses};
@@ -21,12 +23,18 @@ pub const NODE_ADDRESS: u8 = 0x01;
 pub const PROVIDER: u8 = 0x11;
 /// The newest release of a channel. Key: [`channel_key`].
 pub const CHANNEL_HEAD: u8 = 0x20;
+/// Somebody took a delegation back. Key: [`revocation_key`]. Who signs the record only carries the statement, which proves itself.
+pub const REVOCATION: u8 = 0x21;
 
 pub const MCID_LEN: usize = 34;
 /// Bytes of a channel's name and of a version text.
 pub const MAX_NAME_LEN: usize = 64;
+/// Relays that one node announces.
+pub const MAX_RELAYS: usize = 2;
 /// Boards of one channel.
 pub const MAX_BOARDS: usize = 16;
+/// A record of an existing Macula client. Key: [`client_record_key`]. Whoever finds it checks it; see `docs/decisions/0022`.
+pub const CLIENT_RECORD: u8 = 0x30;
 const MAX_FIELDS: usize = 16;
 
 /// Why a payload does not say what its record type says.
@@ -35,6 +43,8 @@ pub type PayloadError = WireError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeAddress {
     pub addresses: Arc<[SocketAddr]>,
+    /// Nodes that it is connected to and that relay, at most [`MAX_RELAYS`].
+    pub relays: Vec<Contact>,
 }
 
 /// "I hold this content", or, with `withdrawn`, "I no longer do".
@@ -81,23 +91,64 @@ pub fn channel_key(publisher: &NodeId, name: &str) -> Key {
     Key::hash(&[b"macula-channel\0", publisher.as_bytes(), name.as_bytes()])
 }
 
+/// With the revoker in it, so that nobody else's statements can fill the place of this one.
+pub fn revocation_key(token: &TokenId, revoker: &NodeId) -> Key {
+    Key::hash(&[b"macula-revocation\0", token.as_bytes(), revoker.as_bytes()])
+}
+
+pub fn revocation_draft(revocation: &Revocation) -> Draft {
+    let payload = payload(|e| {
+        e.map(1)?.u8(0)?.bytes(&revocation.to_bytes())?;
+        Ok(())
+    });
+    let key = revocation_key(&revocation.token, &revocation.revoker);
+    Draft { record_type: REVOCATION, key, payload }
+}
+
+/// The statement in the payload of a [`REVOCATION`], if its revoker signed it.
+pub fn parse_revocation(payload: &[u8]) -> Result<Revocation, PayloadError> {
+    let mut statement = None;
+    fields(payload, |field, d| match field {
+        0 => set(&mut statement, d.bytes_up_to(os_ucan::revocation::MAX_LEN, "statement")?, "statement"),
+        _ => Ok(d.skip()?),
+    })?;
+    let statement = need(statement, "statement")?;
+    Revocation::from_bytes(statement).map_err(|e| WireError::Cbor(e.to_string()))
+}
+
+/// `key` is the one that the client's own kind of record has.
+pub fn client_record_key(key: &[u8; 32]) -> Key {
+    Key::hash(&[b"macula-client-record\0", key])
+}
+
 impl NodeAddress {
     pub fn draft(&self, node: NodeId) -> Draft {
+        let relays = &self.relays[..self.relays.len().min(MAX_RELAYS)];
         let payload = payload(|e| {
-            e.map(1)?.u8(0)?;
-            encode_addresses(e, &self.addresses)
+            e.map(if relays.is_empty() { 1 } else { 2 })?.u8(0)?;
+            encode_addresses(e, &self.addresses)?;
+            if !relays.is_empty() {
+                e.u8(1)?.array(relays.len() as u64)?;
+                relays.iter().try_for_each(|relay| relay.encode(e))?;
+            }
+            Ok(())
         });
         Draft { record_type: NODE_ADDRESS, key: Key::from(node), payload }
     }
 
     pub fn parse(payload: &[u8]) -> Result<Self, PayloadError> {
-        let mut addresses = None;
+        let (mut addresses, mut relays) = (None, None);
         fields(payload, |field, d| match field {
             0 => set(&mut addresses, decode_addresses(d)?, "addresses"),
+            1 => set(&mut relays, decode_relays(d)?, "relays"),
             _ => Ok(d.skip()?),
         })?;
-        Ok(Self { addresses: need(addresses, "addresses")? })
+        Ok(Self { addresses: need(addresses, "addresses")?, relays: relays.unwrap_or_default() })
     }
+}
+
+fn decode_relays(d: &mut Decoder<'_>) -> Result<Vec<Contact>, WireError> {
+    (0..d.array_up_to(MAX_RELAYS, "relays")?).map(|_| Contact::decode(d)).collect()
 }
 
 impl Provider {
@@ -202,6 +253,7 @@ pub(crate) fn check(statement: &Statement) -> Result<(), RecordError> {
         NODE_ADDRESS => NodeAddress::parse(payload).map(|_| Key::from(statement.signer)),
         PROVIDER => Provider::parse(payload).map(|p| provider_key(&p.mcid)),
         CHANNEL_HEAD => ChannelHead::parse(payload).map(|c| channel_key(&statement.signer, &c.name)),
+        REVOCATION => parse_revocation(payload).map(|r| revocation_key(&r.token, &r.revoker)),
         _ => Ok(statement.key),
     };
     match expected {
@@ -273,8 +325,47 @@ mod tests {
         let head = head("stable", "1.2.3");
         let draft = head.draft(&signer(1).node_id()).unwrap();
         assert_eq!(ChannelHead::parse(&draft.payload), Ok(head));
-        let node = NodeAddress { addresses: provider().addresses };
+        let node = NodeAddress { addresses: provider().addresses, relays: vec![] };
         assert_eq!(NodeAddress::parse(&node.draft(signer(1).node_id()).payload), Ok(node));
+    }
+
+    #[test]
+    fn a_node_announces_a_few_relays_that_older_readers_skip() {
+        let relay = |n| Contact::new(signer(n).node_id(), provider().addresses.iter().copied());
+        let mut node = NodeAddress { addresses: provider().addresses, relays: (1..9).map(relay).collect() };
+        let payload = node.draft(signer(1).node_id()).payload;
+        node.relays.truncate(MAX_RELAYS);
+        assert_eq!(NodeAddress::parse(&payload), Ok(node));
+        let mut read = Vec::new();
+        fields(&payload, |field, d| {
+            read.push(field);
+            Ok(d.skip()?)
+        })
+        .unwrap();
+        assert_eq!(read, [0, 1]);
+        let many = [0xa2, 0, 0x80, 1, 0x83];
+        assert!(NodeAddress::parse(&many).is_err(), "more than fit");
+    }
+
+    #[test]
+    fn a_revocation_has_the_place_of_its_revoker_alone() {
+        let revocation = Revocation::issue(TokenId::of(b"token"), NOW / 1000, &signer(1));
+        let draft = revocation_draft(&revocation);
+        assert_eq!(parse_revocation(&draft.payload), Ok(revocation));
+        // Anybody may carry it.
+        let carried = |payload: Vec<u8>, key| {
+            let record = sign(&signer(2), |s| (s.record_type, s.key, s.payload) = (REVOCATION, key, payload));
+            record.verify(NOW)
+        };
+        assert_eq!(carried(draft.payload.clone(), draft.key), Ok(()));
+        let own = revocation_draft(&Revocation::issue(TokenId::of(b"token"), 1, &signer(2)));
+        assert_eq!(carried(own.payload, draft.key), Err(RecordError::WrongKey));
+        let mut forged = draft.payload;
+        *forged.last_mut().unwrap() ^= 1;
+        assert!(matches!(
+            carried(forged, draft.key),
+            Err(RecordError::Payload { record_type: REVOCATION, .. })
+        ));
     }
 
     #[test]
@@ -294,7 +385,8 @@ mod tests {
         });
         assert_eq!(foreign.verify(NOW), Err(RecordError::WrongKey));
         let elsewhere = sign(&by, |s| {
-            let draft = NodeAddress { addresses: provider().addresses }.draft(signer(2).node_id());
+            let draft =
+                NodeAddress { addresses: provider().addresses, relays: vec![] }.draft(signer(2).node_id());
             (s.record_type, s.key, s.payload) = (NODE_ADDRESS, draft.key, draft.payload);
         });
         assert_eq!(elsewhere.verify(NOW), Err(RecordError::WrongKey));

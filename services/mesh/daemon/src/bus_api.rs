@@ -1,41 +1,48 @@
 //! `io.macula.Mesh1`, and the services that take streams.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use mesh_proto::{MAX_ADDRESSES, MAX_PROTOCOL, Source};
+use mesh_proto::rpc::{CallError, Code};
+use mesh_proto::{MAX_ADDRESSES, MAX_PROTOCOL, MAX_RESOURCE, Source, StreamHeader, pubsub};
 use os_identity::NodeId;
 use services_api::bus;
 use services_api::mesh::StreamHandlerProxy;
 use tokio::net::UnixListener;
 use zbus::Connection;
 
+use crate::access::Access;
+use crate::link::Opened;
 use crate::links::Links;
-use crate::{lan, streams};
+use crate::streams;
 
 /// Protocols served at once.
 const MAX_PROTOCOLS: usize = 256;
 
-/// Which service takes the streams of which protocol.
+/// Which service takes the streams of which protocol and resource; an empty resource stands for all others.
 #[derive(Default)]
-pub struct Handlers(Mutex<HashMap<String, Handler>>);
+pub struct Handlers(Mutex<HashMap<(String, String), Handler>>);
 
 #[derive(Clone)]
-struct Handler {
-    proxy: StreamHandlerProxy<'static>,
-    owner_only: bool,
+pub struct Handler {
+    pub proxy: StreamHandlerProxy<'static>,
+    pub access: Access,
 }
 
 impl Handlers {
-    /// The live handler of a protocol, when this peer may use it.
-    pub fn find(&self, protocol: &str, peer_is_owner: bool) -> Option<StreamHandlerProxy<'static>> {
+    /// The live handler of a protocol. Whether somebody may use it is another question.
+    pub fn find(&self, protocol: &str, resource: &str) -> Result<Handler, CallError> {
         let handlers = self.lock();
-        let handler = handlers.get(protocol)?;
-        let alive = !handler.proxy.inner().connection().is_closed();
-        (alive && (peer_is_owner || !handler.owner_only)).then(|| handler.proxy.clone())
+        let of = |resource: &str| handlers.get(&(protocol.to_owned(), resource.to_owned()));
+        let alive = |handler: &&Handler| !handler.proxy.inner().connection().is_closed();
+        let Some(handler) = of(resource).filter(alive).or_else(|| of("").filter(alive)) else {
+            let what = if resource.is_empty() { protocol } else { resource };
+            return Err(CallError::new(Code::UNKNOWN_PROCEDURE, format!("nobody serves `{what}` here")));
+        };
+        Ok(handler.clone())
     }
 
     /// Tells every service, once each, that a peer came or went.
@@ -54,17 +61,17 @@ impl Handlers {
         }
     }
 
-    fn register(&self, protocol: String, handler: Handler) -> Result<()> {
+    fn register(&self, served: (String, String), handler: Handler) -> Result<()> {
         let mut handlers = self.lock();
         handlers.retain(|_, h| !h.proxy.inner().connection().is_closed());
-        if handlers.len() >= MAX_PROTOCOLS && !handlers.contains_key(&protocol) {
+        if handlers.len() >= MAX_PROTOCOLS && !handlers.contains_key(&served) {
             return Err(anyhow!("{MAX_PROTOCOLS} protocols are served already"));
         }
-        handlers.insert(protocol, handler);
+        handlers.insert(served, handler);
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Handler>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Handler>> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -94,37 +101,48 @@ impl Mesh {
         &self,
         node: Vec<u8>,
         protocol: String,
+        resource: String,
+        ucan: Vec<u8>,
         timeout_ms: u32,
     ) -> zbus::fdo::Result<zbus::OwnedFd> {
         bus::not_for_the_console(self.uid)?;
         let node = bus::node_id(&node)?;
         check_protocol(&protocol)?;
-        let opened = within(timeout_ms, self.links.open(node, &protocol)).await;
-        let (send, recv) = opened.map_err(bus::failed)?;
+        check_resource(&resource)?;
+        let header = StreamHeader {
+            ucan: (!ucan.is_empty()).then_some(ucan),
+            deadline_ms: Some(timeout_ms),
+            resource: (!resource.is_empty()).then_some(resource),
+            ..StreamHeader::new(&protocol)
+        };
+        if node == self.links.me() {
+            return Ok(streams::open_here(&self.links, &header).await.map_err(bus::failed)?.into());
+        }
+        let opened = within(timeout_ms, self.links.open(node, &header)).await;
+        let Opened { send, recv, in_use } = opened.map_err(bus::failed)?;
         let (here, there) = streams::socket_pair().map_err(bus::failed)?;
-        tokio::spawn(streams::pump(send, recv, here));
+        tokio::spawn(async move {
+            streams::pump(send, recv, here).await;
+            drop(in_use);
+        });
         Ok(there.into())
     }
 
     async fn serve(
         &self,
         protocol: String,
+        resource: String,
         access: String,
         #[zbus(connection)] connection: &Connection,
     ) -> zbus::fdo::Result<()> {
         bus::not_for_the_console(self.uid)?;
         check_protocol(&protocol)?;
-        let owner_only = match access.as_str() {
-            "peer" => false,
-            "owner" => true,
-            other => {
-                return Err(zbus::fdo::Error::InvalidArgs(format!("access `{other}` is not peer or owner")));
-            }
-        };
+        check_resource(&resource)?;
         let proxy = StreamHandlerProxy::new(connection).await?;
-        tracing::debug!("uid {} serves `{protocol}` to {access}", self.uid);
-        let handler = Handler { proxy: proxy.clone(), owner_only };
-        self.links.handlers.register(protocol, handler).map_err(bus::failed)?;
+        tracing::debug!("uid {} serves `{protocol}` `{resource}` to {access}", self.uid);
+        let access = self.access(&access, &protocol, &resource)?;
+        let handler = Handler { proxy: proxy.clone(), access };
+        self.links.handlers.register((protocol, resource), handler).map_err(bus::failed)?;
         // After the answer: who is connected now is news to a service that has just come.
         let peers = self.links.connected_nodes();
         tokio::spawn(async move {
@@ -137,19 +155,40 @@ impl Mesh {
         Ok(())
     }
 
+    fn serve_topic(&self, topic: String, access: String) -> zbus::fdo::Result<()> {
+        bus::not_for_the_console(self.uid)?;
+        if topic.is_empty() {
+            return Err(zbus::fdo::Error::InvalidArgs("a topic has a name".into()));
+        }
+        check_resource(&topic)?;
+        let access = self.access(&access, pubsub::PROTOCOL, &topic)?;
+        self.links.topics.open(topic, self.uid, access).map_err(bus::failed)
+    }
+
+    fn revoked(&self, statement: Vec<u8>) -> zbus::fdo::Result<()> {
+        if ![bus::uid::DHT, bus::uid::ROOT].contains(&self.uid) {
+            return Err(zbus::fdo::Error::AccessDenied("`dht` says what was taken back".into()));
+        }
+        self.links.authority.revocations.learn(&statement).map_err(bus::failed)
+    }
+
+    fn publish(&self, topic: String, event: Vec<u8>) -> zbus::fdo::Result<u64> {
+        bus::not_for_the_console(self.uid)?;
+        self.links.topics.publish(&topic, self.uid, &event).map_err(bus::failed)
+    }
+
     fn learn(&self, node: Vec<u8>, addresses: Vec<String>) -> zbus::fdo::Result<()> {
         bus::not_for_the_console(self.uid)?;
         let node = bus::node_id(&node)?;
         let parsed = addresses.iter().take(MAX_ADDRESSES).filter_map(|a| a.parse().ok());
-        let usable: Vec<SocketAddr> = parsed.filter(is_dialable).collect();
+        let usable: Vec<SocketAddr> = parsed.filter(mesh_proto::is_dialable).collect();
         self.links.learn(node, &usable, Source::Dht);
         Ok(())
     }
 
     fn local_addresses(&self) -> zbus::fdo::Result<Vec<String>> {
-        let port = self.links.local_port();
-        let own = lan::own_addresses().map_err(bus::failed)?;
-        Ok(own.into_iter().map(|ip| SocketAddr::new(ip, port).to_string()).collect())
+        let all = self.links.own_addresses().map_err(bus::failed)?;
+        Ok(all.iter().map(SocketAddr::to_string).collect())
     }
 
     async fn ping(&self, node: Vec<u8>, timeout_ms: u32) -> zbus::fdo::Result<u64> {
@@ -160,6 +199,14 @@ impl Mesh {
 
     fn peers(&self) -> zbus::fdo::Result<String> {
         serde_json::to_string(&self.links.report()).map_err(bus::failed)
+    }
+}
+
+impl Mesh {
+    fn access(&self, word: &str, protocol: &str, resource: &str) -> zbus::fdo::Result<Access> {
+        let access = Access::parse(word)
+            .and_then(|access| access.check_name(&self.links.me(), protocol, resource).map(|()| access));
+        access.map_err(|e| zbus::fdo::Error::InvalidArgs(format!("{e:#}")))
     }
 }
 
@@ -176,12 +223,10 @@ fn check_protocol(word: &str) -> zbus::fdo::Result<()> {
     }
 }
 
-/// Strangers' addresses: nothing that would make this node talk to itself, to a whole network, or to a link it cannot name.
-fn is_dialable(address: &SocketAddr) -> bool {
-    let ip = address.ip();
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    address.port() != 0 && !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast() && !link_local
+fn check_resource(name: &str) -> zbus::fdo::Result<()> {
+    if name.is_empty() || mesh_proto::is_resource(name) {
+        return Ok(());
+    }
+    let text = format!("a procedure or topic is named with 1 to {MAX_RESOURCE} printable ASCII characters");
+    Err(zbus::fdo::Error::InvalidArgs(text))
 }

@@ -5,58 +5,94 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use mesh_proto::{PeerBook, Source, StreamHeader};
-use mesh_transport::close_code;
+use anyhow::{Result, bail};
+use mesh_proto::{Observed, PeerBook, Source, StreamHeader, Upgrades};
+use mesh_transport::{Paths, close_code};
 use os_identity::NodeId;
-use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
+use quinn::{Connection, Endpoint, Incoming, VarInt};
 use services_api::report::PeerReport;
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
 
+use crate::admission::Admission;
+use crate::announced::Announced;
+use crate::authority::Authority;
 use crate::bus_api::Handlers;
-use crate::streams;
+use crate::guests::Guests;
+use crate::link::{Heard, Link, Opened, Users, by, report};
+use crate::punch::Punching;
+use crate::relay::Relaying;
+use crate::topics::Topics;
+use crate::tunnels::Tunnels;
+use crate::{hello, lan, punch, relay, streams};
 
-const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
-/// Between the starts of attempts at a peer's several addresses (RFC 8305 calls it the connection attempt delay).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Connections per peer; a further one closes the oldest.
 const MAX_PER_PEER: usize = 4;
 /// Handshakes under way at once; further ones wait in the socket.
 const MAX_HANDSHAKES: usize = 64;
 
+/// The protocol of which searches in the DHT are made.
+const DHT: &str = "dht/1";
+
 /// All links of this node.
 pub struct Links {
     pub owner: Option<NodeId>,
     pub handlers: Handlers,
-    endpoint: Endpoint,
+    pub topics: Topics,
+    pub relaying: Relaying,
+    pub tunnels: Tunnels,
+    pub punching: Punching,
+    pub announced: Announced,
+    pub paths: Paths,
+    pub endpoint: Endpoint,
+    pub authority: Authority,
+    /// Who takes connections that are not of nodes.
+    pub guests: Guests,
+    admission: Admission,
     me: NodeId,
     state: Mutex<State>,
     wake: Notify,
+    pub upgrade: Notify,
     change: Notify,
     started: Instant,
 }
 
-struct State {
-    book: PeerBook,
-    connections: HashMap<NodeId, Vec<Link>>,
-}
-
-#[derive(Clone)]
-struct Link {
-    connection: Connection,
-    outgoing: bool,
+pub struct State {
+    pub book: PeerBook,
+    pub observed: Observed,
+    pub upgrades: Upgrades,
+    pub connections: HashMap<NodeId, Vec<Link>>,
 }
 
 impl Links {
-    pub fn new(me: NodeId, owner: Option<NodeId>, endpoint: Endpoint) -> Arc<Self> {
+    pub fn new(
+        me: NodeId,
+        owner: Option<NodeId>,
+        (endpoint, paths): (Endpoint, Paths),
+        relaying: Relaying,
+        tunnels: Tunnels,
+    ) -> Arc<Self> {
         Arc::new(Self {
             owner,
             handlers: Handlers::default(),
+            topics: Topics::default(),
+            authority: Authority::new(me, owner),
+            guests: Guests::default(),
+            relaying,
+            tunnels,
+            punching: Punching::default(),
+            announced: Announced::default(),
+            paths,
             endpoint,
+            admission: Admission::default(),
             me,
-            state: Mutex::new(State { book: PeerBook::new(me), connections: HashMap::new() }),
+            state: Mutex::new(State {
+                book: PeerBook::new(me),
+                observed: Observed::default(),
+                upgrades: Upgrades::default(),
+                connections: HashMap::new(),
+            }),
             wake: Notify::new(),
+            upgrade: Notify::new(),
             change: Notify::new(),
             started: Instant::now(),
         })
@@ -66,14 +102,51 @@ impl Links {
         self.me
     }
 
-    pub fn local_port(&self) -> u16 {
-        self.endpoint.local_addr().map_or(0, |a| a.port())
-    }
-
     pub fn learn(&self, node: NodeId, addresses: &[SocketAddr], source: Source) {
         let now = self.now();
         self.state().book.learn(node, addresses, source, now);
         self.wake.notify_one();
+    }
+
+    /// What a peer has said of itself and of this node over that connection.
+    pub fn heard(self: &Arc<Self>, peer: NodeId, connection: &Connection, heard: Heard) {
+        let now = self.now();
+        let mut state = self.state();
+        if let Some(address) = heard.sees_me_at {
+            state.observed.note(peer, address, now);
+        }
+        let links = state.connections.get_mut(&peer).into_iter().flatten();
+        let mut is_news = false;
+        for link in links.filter(|l| l.connection.stable_id() == connection.stable_id()) {
+            is_news |= link.heard.replace(heard) != Some(heard);
+        }
+        drop(state);
+        if is_news {
+            // What this node tells of itself in the DHT depends on it.
+            self.announce(peer, true);
+        }
+    }
+
+    /// Under which addresses others may find this node: its own ones, and those that peers agree on.
+    pub fn own_addresses(&self) -> Result<Vec<SocketAddr>> {
+        let port = self.endpoint.local_addr().map_or(0, |a| a.port());
+        let mut all: Vec<_> = lan::own_addresses()?.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+        for seen in self.state().observed.agreed() {
+            if !all.contains(&seen) {
+                all.push(seen);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether a peer may open one more stream now.
+    pub fn admits(&self, peer: &NodeId) -> bool {
+        self.admission.stream(peer, self.now())
+    }
+
+    /// Whether somebody from there may connect once more now.
+    pub fn admits_connection(&self, from: SocketAddr) -> bool {
+        self.admission.handshake(from, self.now())
     }
 
     /// Without the owner, who is no node.
@@ -90,10 +163,20 @@ impl Links {
     pub async fn accept_peers(self: Arc<Self>) {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         while let Some(incoming) = self.endpoint.accept().await {
+            let from = incoming.remote_address();
+            if !self.admits_connection(from) {
+                tracing::debug!("refused {from} a connection: too many from there");
+                incoming.refuse();
+                continue;
+            }
+            if handshakes.available_permits() < MAX_HANDSHAKES / 2 && !incoming.remote_address_validated() {
+                // Whoever only claims to be at that address does not come back.
+                let _ = incoming.retry();
+                continue;
+            }
             let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
             let links = self.clone();
             tokio::spawn(async move {
-                let from = incoming.remote_address();
                 if let Err(e) = links.accept(incoming).await {
                     tracing::debug!("connection from {from} failed: {e:#}");
                 }
@@ -104,7 +187,12 @@ impl Links {
 
     async fn accept(self: &Arc<Self>, incoming: Incoming) -> Result<()> {
         let connection = incoming.await?;
+        let alpn = mesh_transport::alpn_of(&connection);
+        if alpn != mesh_proto::ALPN {
+            return self.guests.hand_over(&alpn, connection);
+        }
         let node = mesh_transport::peer_of(&connection)?;
+        mesh_transport::widen(&connection);
         if node == self.me {
             connection.close(VarInt::from_u32(close_code::DONE), b"this is me");
             return Ok(());
@@ -121,7 +209,7 @@ impl Links {
             for dial in due {
                 let links = self.clone();
                 tokio::spawn(async move {
-                    if let Err(e) = links.dial(dial.node, dial.addresses).await {
+                    if let Err(e) = links.dial(dial.node, false).await {
                         tracing::debug!("cannot reach {}: {e:#}", dial.node);
                     }
                 });
@@ -132,53 +220,19 @@ impl Links {
         }
     }
 
-    /// Connects to one of the addresses, whichever answers as `node` first.
-    async fn dial(self: &Arc<Self>, node: NodeId, addresses: Vec<SocketAddr>) -> Result<Connection> {
-        let attempt = self.race(node, addresses);
-        let result = match tokio::time::timeout(DIAL_TIMEOUT, attempt).await {
-            Ok(result) => result,
-            Err(_) => Err(anyhow!("no answer within {} s", DIAL_TIMEOUT.as_secs())),
-        };
-        match result {
-            Ok(connection) => {
-                self.add(node, connection.clone(), true);
-                Ok(connection)
-            }
-            Err(e) => {
-                let now = self.now();
-                self.state().book.dial_failed(&node, &format!("{e:#}"), now);
-                self.wake.notify_one();
-                Err(e)
-            }
-        }
-    }
-
-    async fn race(&self, node: NodeId, addresses: Vec<SocketAddr>) -> Result<Connection> {
-        let mut attempts = JoinSet::new();
-        for (i, address) in addresses.into_iter().enumerate() {
-            let endpoint = self.endpoint.clone();
-            attempts.spawn(async move {
-                tokio::time::sleep(ATTEMPT_DELAY * i as u32).await;
-                let result = mesh_transport::connect(&endpoint, v6(address), Some(&node)).await;
-                result.with_context(|| format!("{address}"))
-            });
-        }
-        let mut failures = Vec::new();
-        while let Some(done) = attempts.join_next().await {
-            match done? {
-                Ok((connection, _)) => return Ok(connection),
-                Err(e) => failures.push(format!("{e:#}")),
-            }
-        }
-        if failures.is_empty() {
-            bail!("no address is known");
-        }
-        bail!("{}", failures.join("; "))
+    /// The next attempt comes later.
+    pub fn dial_failed(&self, node: &NodeId, why: &str) {
+        let now = self.now();
+        self.state().book.dial_failed(node, why, now);
+        self.wake.notify_one();
     }
 
     /// Notes a connection and serves the streams that come over it until it ends.
-    fn add(self: &Arc<Self>, node: NodeId, connection: Connection, outgoing: bool) {
+    pub fn add(self: &Arc<Self>, node: NodeId, connection: Connection, outgoing: bool) {
         let address = connection.remote_address();
+        let via = self.paths.via(address);
+        let link =
+            Link { connection: connection.clone(), outgoing, via, heard: None, users: Users::default() };
         let now = self.now();
         let first = {
             let mut state = self.state();
@@ -187,18 +241,44 @@ impl Links {
                 let oldest = list.remove(0).connection;
                 oldest.close(VarInt::from_u32(close_code::DONE), b"too many connections from this node");
             }
-            list.push(Link { connection: connection.clone(), outgoing });
-            state.book.connected(node, outgoing.then_some(address), now)
+            list.push(link.clone());
+            state.book.connected(node, (outgoing && via.is_none()).then_some(address), now)
         };
         if first {
-            self.tell(node, &format!("connected ({})", if outgoing { "we dialled" } else { "it dialled" }));
+            self.tell(
+                node,
+                &format!("connected ({}{})", if outgoing { "we dialled" } else { "it dialled" }, by(via)),
+            );
             self.announce(node, true);
         }
+        self.note_way(node, &link);
         let links = self.clone();
         tokio::spawn(async move {
-            let why = streams::serve(&links, node, &connection).await;
+            let (why, (), ()) = tokio::join!(
+                streams::serve(&links, node, &link),
+                hello::exchange(&links, node, &connection),
+                relay::take_datagrams(&links, node, &link)
+            );
             links.remove(node, &connection, &why);
         });
+    }
+
+    /// A new connection by a detour wants a better one; a direct one is it.
+    fn note_way(self: &Arc<Self>, node: NodeId, link: &Link) {
+        let now = self.now();
+        let mut state = self.state();
+        let direct = state.connections.get(&node).is_some_and(|l| l.iter().any(|l| l.via.is_none()));
+        if direct {
+            state.upgrades.done(&node);
+        } else if link.outgoing {
+            state.upgrades.detour(node, now);
+        }
+        drop(state);
+        if link.via.is_none() {
+            let links = self.clone();
+            tokio::spawn(async move { punch::retire_detours(&links, node).await });
+        }
+        self.upgrade.notify_one();
     }
 
     fn remove(self: &Arc<Self>, node: NodeId, connection: &Connection, why: &str) {
@@ -209,6 +289,8 @@ impl Links {
                 list.retain(|l| l.connection.stable_id() != connection.stable_id());
                 if list.is_empty() {
                     state.connections.remove(&node);
+                    state.observed.forget(&node);
+                    state.upgrades.done(&node);
                 }
             }
             state.book.disconnected(&node, why, now)
@@ -240,26 +322,46 @@ impl Links {
     }
 
     /// Opens a stream to a peer, connecting first where needed.
-    pub async fn open(self: &Arc<Self>, node: NodeId, protocol: &str) -> Result<(SendStream, RecvStream)> {
+    pub async fn open(self: &Arc<Self>, node: NodeId, header: &StreamHeader) -> Result<Opened> {
         if node == self.me {
             bail!("{node} is this node itself");
         }
-        let header = StreamHeader::new(protocol);
-        if let Some(connection) = self.live(&node) {
-            match mesh_transport::open(&connection, &header).await {
-                Ok(stream) => return Ok(stream),
+        if let Some(link) = self.live(&node) {
+            let in_use = link.users.enter();
+            match mesh_transport::open(&link.connection, header).await {
+                Ok((send, recv)) => return Ok(Opened { send, recv, in_use }),
                 Err(e) => tracing::debug!("connection to {node} is no longer good: {e:#}"),
             }
         }
-        let addresses = self.state().book.get(&node).map(|p| p.addresses.clone()).unwrap_or_default();
-        let connection = self.dial(node, addresses).await?;
-        mesh_transport::open(&connection, &header).await
+        // What the DHT itself asks of a peer must not lead to another search.
+        let connection = self.dial(node, header.protocol != DHT).await?;
+        let in_use = self.link_of(&node, &connection).map(|l| l.users).unwrap_or_default().enter();
+        let (send, recv) = mesh_transport::open(&connection, header).await?;
+        Ok(Opened { send, recv, in_use })
     }
 
-    fn live(&self, node: &NodeId) -> Option<Connection> {
+    /// The best live connection.
+    pub fn live(&self, node: &NodeId) -> Option<Link> {
+        Link::best(self.state().connections.get(node)?).cloned()
+    }
+
+    /// All live connections, newest first.
+    pub fn links_of(&self, node: &NodeId) -> Vec<Link> {
         let state = self.state();
-        let links = state.connections.get(node)?;
-        links.iter().rev().map(|l| &l.connection).find(|c| c.close_reason().is_none()).cloned()
+        state.connections.get(node).into_iter().flatten().rev().filter(|l| l.is_live()).cloned().collect()
+    }
+
+    /// Peers, and where they are, with whom this node has only connections that they opened. Without the owner, who is no node.
+    pub fn dialled_by_them(&self) -> Vec<(NodeId, SocketAddr)> {
+        let state = self.state();
+        let nodes = state.connections.iter().filter(|(node, _)| self.owner != Some(**node));
+        let theirs = nodes.filter(|(_, links)| links.iter().all(|l| !l.outgoing && l.via.is_none()));
+        theirs.filter_map(|(node, links)| Some((*node, links.last()?.connection.remote_address()))).collect()
+    }
+
+    fn link_of(&self, node: &NodeId, connection: &Connection) -> Option<Link> {
+        let same = |l: &Link| l.connection.stable_id() == connection.stable_id();
+        self.links_of(node).into_iter().find(same)
     }
 
     pub fn report(&self) -> Vec<PeerReport> {
@@ -267,39 +369,11 @@ impl Links {
         state.book.iter().map(|(node, peer)| report(node, peer, state.connections.get(node))).collect()
     }
 
-    fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-fn report(node: &NodeId, peer: &mesh_proto::Peer, links: Option<&Vec<Link>>) -> PeerReport {
-    let mut out = PeerReport {
-        node: node.to_string(),
-        addresses: peer.addresses.iter().map(SocketAddr::to_string).collect(),
-        source: peer.source.word().to_string(),
-        last_error: peer.last_error.clone(),
-        ..PeerReport::default()
-    };
-    for link in links.into_iter().flatten() {
-        let stats = link.connection.stats();
-        out.connected = true;
-        out.direction = if link.outgoing { "outgoing" } else { "incoming" }.to_string();
-        out.address = link.connection.remote_address().to_string();
-        out.rtt_us = link.connection.rtt().as_micros() as u64;
-        out.sent_bytes += stats.udp_tx.bytes;
-        out.received_bytes += stats.udp_rx.bytes;
-    }
-    out
-}
-
-/// The endpoint's socket is IPv6: IPv4 peers are reached through mapped addresses.
-fn v6(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(a) => SocketAddr::from((a.ip().to_ipv6_mapped(), a.port())),
-        v6 => v6,
     }
 }

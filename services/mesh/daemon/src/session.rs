@@ -1,9 +1,11 @@
 //! This boot's session key and its certificate.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mesh_transport::{Credentials, client_config, server_config};
+use mesh_transport::tcp::TunnelTls;
+use mesh_transport::{AlpnPort, Credentials, ResetKey, client_config, server_tls};
 use os_identity::{NodeId, NodeKey};
 use quinn::Endpoint;
 use rustls_pki_types::CertificateDer;
@@ -17,18 +19,22 @@ const RENEW: Duration = Duration::from_secs(24 * 3600);
 pub struct Session {
     node: NodeId,
     key: NodeKey,
+    reset_key: ResetKey,
     chain: Vec<CertificateDer<'static>>,
 }
 
 impl Session {
     pub async fn certified() -> Result<Self> {
         let key = NodeKey::generate().context("no random numbers for the session key")?;
-        let (node, chain) = certify(&key).await?;
-        Ok(Self { node, key, chain })
+        certify(key).await
     }
 
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    pub fn reset_key(&self) -> &ResetKey {
+        &self.reset_key
     }
 
     pub fn credentials(&self) -> Result<Credentials> {
@@ -36,28 +42,31 @@ impl Session {
     }
 
     /// Gives the endpoint a new session key and certificate every day. Connections that are up keep theirs.
-    pub async fn keep_fresh(self, endpoint: Endpoint) {
+    pub async fn keep_fresh(self, endpoint: Endpoint, port: Arc<AlpnPort>, tunnels: Arc<TunnelTls>) {
         loop {
             tokio::time::sleep(RENEW).await;
             let fresh = bus::retry("session certificate", Session::certified).await;
-            if let Err(e) = fresh.install(&endpoint) {
+            if let Err(e) = fresh.install(&endpoint, &port, &tunnels) {
                 tracing::error!("new session certificate is not usable: {e:#}");
             }
         }
     }
 
-    fn install(&self, endpoint: &Endpoint) -> Result<()> {
+    /// Speaks to nodes on this port, in tunnels and from this endpoint, with this session's key.
+    pub fn install(&self, endpoint: &Endpoint, port: &AlpnPort, tunnels: &TunnelTls) -> Result<()> {
         let credentials = self.credentials()?;
-        let mut endpoint = endpoint.clone();
-        endpoint.set_server_config(Some(server_config(&credentials, clock::certain_unix)?));
-        endpoint.set_default_client_config(client_config(&credentials, clock::certain_unix)?);
-        Ok(())
+        port.speak(server_tls(&credentials, clock::certain_unix)?)?;
+        let client = client_config(&credentials, clock::certain_unix)?;
+        endpoint.clone().set_default_client_config(client);
+        tunnels.renew(&credentials)
     }
 }
 
-async fn certify(key: &NodeKey) -> Result<(NodeId, Vec<CertificateDer<'static>>)> {
+async fn certify(key: NodeKey) -> Result<Session> {
     let identity = IdentityProxy::new(&bus::connect_patiently("identity").await).await?;
     let node = NodeId::try_from(identity.node_id().await?.as_slice())?;
     let (leaf, ca) = identity.certify_session(key.node_id().as_bytes()).await?;
-    Ok((node, vec![leaf.into(), ca.into()]))
+    let reset_key = identity.reset_key().await?;
+    let reset_key = reset_key.try_into().ok().context("identity's reset key is not 32 bytes long")?;
+    Ok(Session { node, key, reset_key, chain: vec![leaf.into(), ca.into()] })
 }

@@ -1,18 +1,25 @@
-//! Streams: from a peer to the service that handles it, and from a service to a peer.
+//! Streams: from a peer to whoever handles them, and from a service to a peer or to this node's own services.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use mesh_proto::rpc::{self, CallError, Code};
+use mesh_proto::{StreamHeader, pubsub, punch};
 use mesh_transport::close_code;
 use os_identity::NodeId;
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream, VarInt};
 use services_api::control::{self, protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::access::Access;
+use crate::authority::Pass;
+use crate::link::{Link, Opened};
 use crate::links::Links;
+use crate::relay;
+use crate::topics::Reading;
 
 /// The protocol that mesh answers by itself: whatever 32 bytes come in go back.
 const PING: &str = "ping/1";
@@ -22,15 +29,16 @@ const BUFFER: usize = 64 * 1024;
 const HANDOVER: Duration = Duration::from_secs(5);
 
 /// Serves every stream that the peer opens, until the connection ends; says why it ended.
-pub async fn serve(links: &Arc<Links>, peer: NodeId, connection: &Connection) -> String {
+pub async fn serve(links: &Arc<Links>, peer: NodeId, link: &Link) -> String {
     loop {
-        match connection.accept_bi().await {
+        match link.connection.accept_bi().await {
             Ok((send, recv)) => {
-                let links = links.clone();
+                let (links, link, in_use) = (links.clone(), link.clone(), link.users.enter());
                 tokio::spawn(async move {
-                    if let Err(e) = dispatch(&links, peer, send, recv).await {
+                    if let Err(e) = dispatch(&links, peer, &link, send, recv).await {
                         tracing::debug!("stream of {peer}: {e:#}");
                     }
+                    drop(in_use);
                 });
             }
             Err(e) => return e.to_string(),
@@ -41,9 +49,14 @@ pub async fn serve(links: &Arc<Links>, peer: NodeId, connection: &Connection) ->
 async fn dispatch(
     links: &Arc<Links>,
     peer: NodeId,
+    link: &Link,
     mut send: SendStream,
     mut recv: RecvStream,
 ) -> Result<()> {
+    if !links.admits(&peer) {
+        refuse(&mut send, &mut recv, close_code::TOO_MUCH);
+        anyhow::bail!("more streams than its share");
+    }
     let header = match mesh_transport::read_header(&mut recv).await {
         Ok(header) => header,
         Err(e) => {
@@ -53,37 +66,126 @@ async fn dispatch(
     };
     match header.protocol.as_str() {
         PING => echo(send, recv).await,
-        protocol::MESH if links.owner == Some(peer) => {
-            let (here, there) = UnixStream::pair()?;
-            tokio::spawn(pump(send, recv, there));
-            control::serve_one(here, |call, stream| answer(links.clone(), call, stream)).await
-        }
-        word => {
-            let Some(handler) = links.handlers.find(word, links.owner == Some(peer)) else {
-                tracing::info!("refused {peer} a stream: `{word}` is not served to it");
-                refuse(&mut send, &mut recv, close_code::REFUSED);
-                return Ok(());
-            };
+        punch::PROTOCOL => crate::punch::answer(links, peer, link, send, recv).await,
+        punch::RELAY_PROTOCOL => relay::answer(links, header.resource.as_deref(), send, recv).await,
+        protocol::MESH => match check(links, peer, &Access::parse("macula/mesh")?, &header).await {
+            Ok(_) => {
+                let (here, there) = UnixStream::pair()?;
+                tokio::spawn(pump(send, recv, there));
+                let method = header.resource.as_deref().unwrap_or_default();
+                control::serve_one(here, method, |call, stream| answer(links.clone(), call, stream)).await
+            }
+            Err(refusal) => {
+                tell_refusal(&header, &refusal, send, recv).await;
+                Ok(())
+            }
+        },
+        _ => {
             let (here, there) = socket_pair()?;
-            let taken = handler.accept(peer.as_bytes(), word, there.into());
-            match tokio::time::timeout(HANDOVER, taken).await {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => {
-                    refuse(&mut send, &mut recv, close_code::BUSY);
-                    return Err(e).with_context(|| format!("service of `{word}` did not take the stream"));
-                }
-                Err(_) => {
-                    refuse(&mut send, &mut recv, close_code::GONE);
-                    anyhow::bail!("service of `{word}` did not answer");
+            match hand_over(links, peer, &header, there).await {
+                Ok(pass) if pass.is_free() => pump(send, recv, here).await,
+                Ok(pass) => tokio::select! {
+                    () = pump(send, recv, here) => {}
+                    () = links.authority.over(&pass) => {
+                        tracing::info!("{peer} has lost the right to its stream of `{}`", header.protocol);
+                    }
+                },
+                Err(refusal) => {
+                    tracing::debug!("refused {peer} a stream of `{}`: {}", header.protocol, refusal.text);
+                    tell_refusal(&header, &refusal, send, recv).await;
                 }
             }
-            pump(send, recv, here).await;
             Ok(())
         }
     }
 }
 
-fn refuse(send: &mut SendStream, recv: &mut RecvStream, code: u32) {
+/// A stream to one of this node's own services.
+pub async fn open_here(links: &Arc<Links>, header: &StreamHeader) -> Result<OwnedFd> {
+    let (here, there) = std::os::unix::net::UnixStream::pair()?;
+    hand_over(links, links.me(), header, there.into()).await?;
+    Ok(here.into())
+}
+
+async fn check(
+    links: &Arc<Links>,
+    peer: NodeId,
+    access: &Access,
+    header: &StreamHeader,
+) -> Result<Pass, CallError> {
+    let asked = (header.protocol.as_str(), header.resource.as_deref().unwrap_or(""));
+    links.authority.check(peer, access, asked, header.ucan.as_deref().unwrap_or_default()).await
+}
+
+/// Gives a stream of `peer` to whoever serves it.
+async fn hand_over(
+    links: &Arc<Links>,
+    peer: NodeId,
+    header: &StreamHeader,
+    stream: OwnedFd,
+) -> Result<Pass, CallError> {
+    let (protocol, resource) = (header.protocol.as_str(), header.resource.as_deref().unwrap_or(""));
+    if protocol == pubsub::PROTOCOL {
+        let reading = links.topics.read(resource)?;
+        let pass = check(links, peer, &reading.access, header).await?;
+        publish(peer, resource, reading, stream)?;
+        return Ok(pass);
+    }
+    let handler = links.handlers.find(protocol, resource)?;
+    let pass = check(links, peer, &handler.access, header).await?;
+    let deadline_ms = header.deadline_ms.unwrap_or(0);
+    let taken = handler.proxy.accept(peer.as_bytes(), protocol, resource, deadline_ms, stream.into());
+    match tokio::time::timeout(HANDOVER, taken).await {
+        Ok(Ok(())) => Ok(pass),
+        Ok(Err(e)) => Err(CallError::new(Code::BUSY, format!("the service did not take it: {e}"))),
+        Err(_) => Err(CallError::new(Code::UNAVAILABLE, "the service does not answer")),
+    }
+}
+
+/// Sends a topic's events to a subscriber for as long as it wants them.
+fn publish(peer: NodeId, topic: &str, reading: Reading, stream: OwnedFd) -> Result<(), CallError> {
+    let failed = |e: std::io::Error| CallError::new(Code::INTERNAL, e.to_string());
+    let stream = std::os::unix::net::UnixStream::from(stream);
+    stream.set_nonblocking(true).map_err(failed)?;
+    let (reader, writer) = UnixStream::from_std(stream).map_err(failed)?.into_split();
+    let topic = topic.to_owned();
+    tokio::spawn(async move {
+        let ended = mesh_stream::publish_to(reader, writer, reading.log, reading.published).await;
+        if let Err(e) = ended {
+            tracing::debug!("subscription of {peer} to `{topic}` ended: {e}");
+        }
+    });
+    Ok(())
+}
+
+/// In the protocol's own words where it has some, otherwise by a code. Whoever calls as the owner's delegate reads why it may not.
+async fn tell_refusal(
+    header: &StreamHeader,
+    refusal: &CallError,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) {
+    let frame = match header.protocol.as_str() {
+        rpc::PROTOCOL => rpc::error_frame(refusal),
+        pubsub::PROTOCOL => pubsub::refusal_frame(refusal),
+        word if protocol::is_control(word) && header.ucan.is_some() => control::refusal_frame(&refusal.text),
+        _ => {
+            let code = match refusal.code {
+                Code::BUSY => close_code::BUSY,
+                Code::UNAVAILABLE => close_code::GONE,
+                _ => close_code::REFUSED,
+            };
+            return refuse(&mut send, &mut recv, code);
+        }
+    };
+    // A peer that has gone does not miss its refusal.
+    let _ = recv.stop(VarInt::from_u32(close_code::REFUSED));
+    if send.write_all(&frame).await.is_ok() {
+        let _ = send.finish();
+    }
+}
+
+pub fn refuse(send: &mut SendStream, recv: &mut RecvStream, code: u32) {
     // Both only fail on streams that are closed already.
     let _ = send.reset(VarInt::from_u32(code));
     let _ = recv.stop(VarInt::from_u32(code));
@@ -114,7 +216,7 @@ pub async fn ping(links: &Arc<Links>, peer: NodeId) -> Result<Duration> {
     let mut challenge = [0; PING_LEN];
     getrandom::fill(&mut challenge).map_err(std::io::Error::from)?;
     let start = std::time::Instant::now();
-    let (mut send, mut recv) = links.open(peer, PING).await?;
+    let Opened { mut send, mut recv, in_use: _in_use } = links.open(peer, &StreamHeader::new(PING)).await?;
     send.write_all(&challenge).await?;
     send.finish()?;
     let mut answer = [0; PING_LEN];

@@ -2,6 +2,9 @@
 //!
 //! Used by the mesh daemon, whose node key lives in another process, and by `maculactl`, which holds its owner's key.
 
+mod alpn;
+mod paths;
+pub mod tcp;
 mod tls;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -12,10 +15,15 @@ use anyhow::{Context, Result, bail};
 use mesh_proto::{MAX_HEADER, StreamHeader};
 use os_identity::NodeId;
 use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt,
+    AsyncUdpSocket, Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, Runtime, SendStream,
+    TransportConfig, VarInt,
 };
+use quinn_proto::HashedConnectionIdGenerator;
+use tokio::sync::mpsc;
 
-pub use tls::{Certain, Credentials, client_config, server_config, system_clock};
+pub use alpn::{AlpnPort, alpn_of, server_config_by_alpn};
+pub use paths::{Outgoing, Paths, Via};
+pub use tls::{Certain, Credentials, client_config, server_config, server_tls, system_clock};
 
 /// Why a connection or stream was closed, as QUIC application error codes.
 pub mod close_code {
@@ -26,35 +34,90 @@ pub mod close_code {
     pub const BAD_HEADER: u32 = 3;
     /// The service behind the stream went away.
     pub const GONE: u32 = 4;
+    /// The two ends have no version of the protocol in common.
+    pub const VERSION: u32 = 5;
+    /// The peer asks for more than its share.
+    pub const TOO_MUCH: u32 = 6;
 }
 
 const IDLE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Datagrams waiting to be read or sent, per connection. A tenth of a second of 10 Mbit/s: more only makes them late.
+const DATAGRAM_BUFFER: usize = 128 * 1024;
 /// How long a peer may take to send a stream's header.
 const HEADER_WAIT: Duration = Duration::from_secs(10);
 
-/// Limits that hold for each connection: 256 streams, 4 MiB unread per stream, 16 MiB per connection.
+/// What may lie unread on a connection whose far end has not proved who it is, or never does, and of a node.
+const STRANGERS_WINDOW: u32 = 1 << 20;
+const NODES_WINDOW: u32 = 16 << 20;
+
+/// Limits that hold for each connection: 256 streams, 4 MiB unread per stream, 16 MiB per connection of a node.
 pub fn transport_config() -> Arc<TransportConfig> {
     let mut t = TransportConfig::default();
     t.max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
     t.keep_alive_interval(Some(KEEP_ALIVE));
     t.max_concurrent_bidi_streams(VarInt::from_u32(256));
-    t.max_concurrent_uni_streams(VarInt::from_u32(0));
+    // Nodes need one for hello, and one that takes its place; HTTP/3 at least three, besides those that mean nothing (RFC 9114, 6.2).
+    t.max_concurrent_uni_streams(VarInt::from_u32(8));
     t.stream_receive_window(VarInt::from_u32(4 << 20));
-    t.receive_window(VarInt::from_u32(16 << 20));
+    t.receive_window(VarInt::from_u32(STRANGERS_WINDOW));
     t.send_window(16 << 20);
-    t.datagram_receive_buffer_size(None);
+    // Packets on their way through a relay. What is too much is dropped, oldest first.
+    t.datagram_receive_buffer_size(Some(DATAGRAM_BUFFER));
+    t.datagram_send_buffer_size(DATAGRAM_BUFFER);
     Arc::new(t)
 }
 
+/// A secret that stays the same over restarts: with it an endpoint tells peers at once that it has forgotten their connections
+/// (RFC 9000, section 10.3), instead of leaving them to wait for [`IDLE`].
+pub type ResetKey = [u8; 32];
+
 /// An endpoint on `address`. `credentials` serve both directions; `certain` is what peers' certificates are judged by.
-pub fn endpoint(address: SocketAddr, credentials: &Credentials, certain: Certain) -> Result<Endpoint> {
+pub fn endpoint(
+    address: SocketAddr,
+    credentials: &Credentials,
+    certain: Certain,
+    reset_key: Option<&ResetKey>,
+) -> Result<Endpoint> {
     let socket = bind(address).with_context(|| format!("cannot bind UDP {address}"))?;
+    let socket = quinn::TokioRuntime.wrap_udp_socket(socket)?;
+    endpoint_on(socket, credentials, certain, reset_key)
+}
+
+/// An endpoint that also reaches peers by ways that are no IP addresses; see [`Paths`].
+pub fn endpoint_with_paths(
+    address: SocketAddr,
+    credentials: &Credentials,
+    certain: Certain,
+    reset_key: Option<&ResetKey>,
+) -> Result<(Endpoint, Paths, mpsc::Receiver<Outgoing>)> {
+    let socket = bind(address).with_context(|| format!("cannot bind UDP {address}"))?;
+    let (paths, outgoing) = Paths::new(socket);
+    let endpoint = endpoint_on(paths.socket()?, credentials, certain, reset_key)?;
+    Ok((endpoint, paths, outgoing))
+}
+
+fn endpoint_on(
+    socket: Arc<dyn AsyncUdpSocket>,
+    credentials: &Credentials,
+    certain: Certain,
+    reset_key: Option<&ResetKey>,
+) -> Result<Endpoint> {
     let server = server_config(credentials, certain)?;
+    let config = reset_key.map_or_else(EndpointConfig::default, remembering);
     let runtime = Arc::new(quinn::TokioRuntime);
-    let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
+    let mut endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
     endpoint.set_default_client_config(client_config(credentials, certain)?);
     Ok(endpoint)
+}
+
+fn remembering(key: &ResetKey) -> EndpointConfig {
+    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key)));
+    // The ids of connections from before a restart must look like this endpoint's own, or their packets are just dropped.
+    let ids = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key), b"connection ids");
+    let ids = u64::from_le_bytes(ids.as_ref().first_chunk().copied().unwrap_or_default());
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    config
 }
 
 /// IPv6 sockets are dual stack, so that `[::]` means every address.
@@ -73,6 +136,7 @@ pub async fn connect(
 ) -> Result<(Connection, NodeId)> {
     let connection = endpoint.connect(address, "macula.node")?.await?;
     let node = peer_of(&connection)?;
+    widen(&connection);
     match expected {
         Some(expected) if *expected != node => {
             connection.close(VarInt::from_u32(close_code::DONE), b"another node was expected here");
@@ -80,6 +144,11 @@ pub async fn connect(
         }
         _ => Ok((connection, node)),
     }
+}
+
+/// Lets a node send more before we have read it.
+pub fn widen(connection: &Connection) {
+    connection.set_receive_window(VarInt::from_u32(NODES_WINDOW));
 }
 
 /// The node id that the connection's far end proved in the handshake.

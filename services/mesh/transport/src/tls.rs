@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use mesh_proto::ALPN;
 use os_certificate::node_id_of_chain;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::QuicClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -29,7 +29,29 @@ impl Credentials {
     }
 }
 
+/// A port that speaks to nodes alone. For more, [`crate::AlpnPort`].
 pub fn server_config(credentials: &Credentials, certain: Certain) -> Result<quinn::ServerConfig> {
+    crate::server_config_by_alpn(&[server_tls(credentials, certain)?])
+}
+
+pub fn client_config(credentials: &Credentials, certain: Certain) -> Result<quinn::ClientConfig> {
+    let tls = client_tls(credentials, certain, ALPN)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    config.transport_config(transport_config());
+    Ok(config)
+}
+
+/// TLS with other nodes: both ends show a certificate.
+pub fn server_tls(credentials: &Credentials, certain: Certain) -> Result<rustls::ServerConfig> {
+    server_tls_as(credentials, certain, ALPN)
+}
+
+/// The same for another protocol between nodes.
+pub(crate) fn server_tls_as(
+    credentials: &Credentials,
+    certain: Certain,
+    alpn: &[u8],
+) -> Result<rustls::ServerConfig> {
     let provider = provider();
     let verifier = Arc::new(NodeVerifier { provider: provider.clone(), certain });
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
@@ -37,14 +59,17 @@ pub fn server_config(credentials: &Credentials, certain: Certain) -> Result<quin
         .with_client_cert_verifier(verifier)
         .with_single_cert(credentials.chain.clone(), credentials.key())
         .context("session key and certificate do not fit")?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = vec![alpn.to_vec()];
     tls.max_early_data_size = 0;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    config.transport_config(transport_config());
-    Ok(config)
+    Ok(tls)
 }
 
-pub fn client_config(credentials: &Credentials, certain: Certain) -> Result<quinn::ClientConfig> {
+/// For the end that dials.
+pub(crate) fn client_tls(
+    credentials: &Credentials,
+    certain: Certain,
+    alpn: &[u8],
+) -> Result<rustls::ClientConfig> {
     let provider = provider();
     let verifier = Arc::new(NodeVerifier { provider: provider.clone(), certain });
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -53,10 +78,8 @@ pub fn client_config(credentials: &Credentials, certain: Certain) -> Result<quin
         .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(credentials.chain.clone(), credentials.key())
         .context("session key and certificate do not fit")?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(transport_config());
-    Ok(config)
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    Ok(tls)
 }
 
 /// Seconds since 1970 that have certainly passed: certificates that had ended by then are refused.

@@ -127,7 +127,7 @@ pub struct FakeMesh;
 
 #[zbus::interface(name = "io.macula.Mesh1")]
 impl FakeMesh {
-    fn serve(&self, _protocol: String, _access: String) {}
+    fn serve(&self, _protocol: String, _resource: String, _access: String) {}
 
     fn peers(&self) -> String {
         let [neighbour, owner] = [9, OWNER].map(|seed| NodeKey::from_seed(&[seed; 32]).node_id());
