@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::Tree;
 use crate::host::{self, TARGET};
 
-/// The packages of [`PROGRAMS`], the lying peer of the boot tests and the init of the boot bench. Built by one command, so that
+/// The packages of [`PROGRAMS`], the lying peer of the boot tests, the init of the boot bench and the example of an app. Built by one command, so that
 /// the crates they share are compiled with one set of features, once.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "init-pid1",
     "init-supervisor",
     "services-identity",
@@ -25,12 +25,16 @@ const PACKAGES: [&str; 12] = [
     "os-ctl",
     "tests-liar",
     "bare-init",
+    "macula-app",
 ];
 
 /// A peer that serves flipped bytes.
 pub const LIAR: &str = "liar";
 /// An init that prints how long the kernel took, and powers off.
 pub const BARE_INIT: &str = "bare-init";
+
+/// The example of an app (`docs/guides/apps.md`).
+pub const HELLO: &str = "hello";
 
 /// Everything that the programs are made from.
 const SOURCES: [&str; 9] = [
@@ -67,8 +71,9 @@ fn build_into(tree: &Tree, version: &str, name: &str, arguments: &[&str]) -> Res
     let _ = std::fs::remove_file(&stamp_file);
     cargo(tree, version, arguments)?;
     std::fs::create_dir_all(&folder)?;
-    for program in PROGRAMS.into_iter().chain([LIAR, BARE_INIT]) {
-        let from = built(tree).join(program);
+    for program in PROGRAMS.into_iter().chain([LIAR, BARE_INIT, HELLO]) {
+        let from = if program == HELLO { "examples/hello" } else { program };
+        let from = built(tree).join(from);
         std::fs::copy(&from, folder.join(program))
             .with_context(|| format!("cannot copy {}", from.display()))?;
     }
@@ -83,7 +88,7 @@ fn built(tree: &Tree) -> PathBuf {
 
 fn cargo(tree: &Tree, version: &str, arguments: &[&str]) -> Result<()> {
     let mut command = host::cargo();
-    command.args(["build", "--release", "--locked", "--target", TARGET]);
+    command.args(["build", "--release", "--locked", "--target", TARGET, "--bins", "--example", HELLO]);
     command.args(PACKAGES.iter().flat_map(|p| ["-p", p])).args(arguments);
     let status = command.env("MACULA_OS_VERSION", version).current_dir(&tree.root).status();
     if status.context("cannot run cargo")?.success() { Ok(()) } else { bail!("the programs do not compile") }

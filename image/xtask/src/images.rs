@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use image_builder::secure_boot::{self, Keys};
 use image_builder::{BuiltImage, ImageSpec, Progress, programs_in};
+use init_plan::unit::Unit;
 use qemu_lab::{ReleaseFiles, Releases};
 
 use crate::host::{self, Need};
@@ -36,6 +37,9 @@ pub struct Options {
     /// to be enrolled.
     #[arg(long, value_name = "DIR")]
     secure_boot_key: Option<PathBuf>,
+    /// Put an app into the image, out of a folder with its unit.toml and a static program of the unit's name. Once for each.
+    #[arg(long, value_name = "DIR")]
+    app: Vec<PathBuf>,
 }
 
 pub fn command(tree: &Tree, options: &Options) -> Result<()> {
@@ -45,7 +49,11 @@ pub fn command(tree: &Tree, options: &Options) -> Result<()> {
         secure_boot: options.secure_boot_key.as_deref(),
         ..Wanted::release(&options.version, true)
     };
-    let image = build(tree, &wanted, units(tree)?)?;
+    let mut overlay = units(tree)?;
+    for folder in &options.app {
+        add_app(&mut overlay, &folder.join("unit.toml"), folder)?;
+    }
+    let image = build(tree, &wanted, overlay)?;
     let disk = image.disk.context("no disk image was made")?;
     let show = |p: &Path| p.strip_prefix(&tree.root).unwrap_or(p).display().to_string();
     println!("{}  {:.1} MiB", show(&disk.compressed.path), disk.compressed.size as f64 / f64::from(1 << 20));
@@ -110,10 +118,29 @@ fn build_deaf(tree: &Tree) -> Result<BuiltImage> {
     build(tree, &Wanted { programs: SECOND, ..Wanted::release(DEAF, false) }, units)
 }
 
-/// The first release, except that its init hangs, panics and exits by order.
+/// The first release, except that its init hangs, panics and exits by order, and that there is an app in it.
 fn build_faulty(tree: &Tree) -> Result<BuiltImage> {
-    let programs = programs_in(&binaries::build_faulty(tree, FIRST)?)?;
-    build_programs(tree, &Wanted::release(FAULTY, true), programs, units(tree)?)
+    let folder = binaries::build_faulty(tree, FIRST)?;
+    let mut overlay = units(tree)?;
+    add_app(&mut overlay, &tree.root.join("services/app/examples/hello/unit.toml"), &folder)?;
+    build_programs(tree, &Wanted::release(FAULTY, true), programs_in(&folder)?, overlay)
+}
+
+/// An app's unit, and its program out of a folder.
+fn add_app(overlay: &mut BTreeMap<String, Vec<u8>>, unit: &Path, programs: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(unit).with_context(|| format!("cannot read {}", unit.display()))?;
+    let parsed: toml::Table = text.parse().with_context(|| format!("{} is not valid", unit.display()))?;
+    let name = parsed.get("unit").and_then(|unit| unit.get("name")).and_then(toml::Value::as_str);
+    let name = name.with_context(|| format!("{} has no unit.name", unit.display()))?;
+    let name = Unit::parse(name, &text).with_context(|| unit.display().to_string())?.name;
+    let program = programs.join(&name);
+    let bytes = std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+    for (path, bytes) in
+        [(format!("{UNITS}/{name}.toml"), text.into_bytes()), (format!("usr/bin/{name}"), bytes)]
+    {
+        anyhow::ensure!(overlay.insert(path, bytes).is_none(), "there is another unit called {name}");
+    }
+    Ok(())
 }
 
 /// What differs between the images of a checkout.

@@ -4,6 +4,7 @@
 //! Nothing here reads a file, the clock or a device: callers bring bytes and times, and get values they can compare
 //! and print. A crash in the middle of this crate leaves nothing behind.
 
+pub mod app;
 pub mod cmdline;
 pub mod disks;
 pub mod ext4;

@@ -11,6 +11,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::app::{AppSection, Right};
+
 /// The only format version that this code reads.
 pub const UNIT_FILE_VERSION: u32 = 1;
 /// A unit file longer than this is refused before it is parsed, bytes.
@@ -23,6 +25,8 @@ const LIST_MAX: usize = 32;
 const ARG_MAX: usize = 1024;
 /// Below are the system's own ids, above are ids that mean "nobody" somewhere.
 const UID_RANGE: std::ops::RangeInclusive<u32> = 100..=59_999;
+/// Apps have theirs here, and nobody else has (`services_api::bus::uid::APPS`).
+pub const APP_UIDS: std::ops::RangeInclusive<u32> = 10_000..=19_999;
 
 /// What is written.
 #[derive(Debug, Deserialize)]
@@ -34,6 +38,8 @@ struct UnitFile {
     #[serde(default)]
     limits: LimitsSection,
     sandbox: SandboxSection,
+    /// Absent: it is a part of the system.
+    app: Option<AppSection>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -144,6 +150,8 @@ pub struct Unit {
     pub environment: BTreeMap<String, String>,
     pub limits: Limits,
     pub sandbox: Sandbox,
+    /// What it may do in the mesh, if it is an app.
+    pub app: Option<Vec<Right>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,7 +302,8 @@ impl Unit {
 
 impl UnitFile {
     fn check(self) -> Result<Unit, UnitError> {
-        let UnitFile { unit, service, limits, sandbox, .. } = self;
+        let UnitFile { unit, service, limits, sandbox, app, .. } = self;
+        check_app(app.is_some(), &unit, &service, &sandbox)?;
         check_name("unit.name", &unit.name)?;
         check_text("unit.description", &unit.description)?;
         check_after(&unit)?;
@@ -323,6 +332,7 @@ impl UnitFile {
             environment: service.environment,
             limits: limits.check()?,
             sandbox: sandbox.check()?,
+            app: app.map(AppSection::check).transpose()?,
         })
     }
 }
@@ -392,6 +402,37 @@ fn check_after(unit: &UnitSection) -> Result<(), UnitError> {
     Ok(())
 }
 
+/// An app stands outside: the node is not judged by it, and it gets nothing that the system's own services are trusted with.
+fn check_app(
+    is_app: bool,
+    unit: &UnitSection,
+    service: &ServiceSection,
+    sandbox: &SandboxSection,
+) -> Result<(), UnitError> {
+    let range = || format!("{} to {}", APP_UIDS.start(), APP_UIDS.end());
+    if APP_UIDS.contains(&service.uid) != is_app {
+        let problem = format!("{}: apps, and only they, have {}", service.uid, range());
+        return Err(field("service.uid", problem));
+    }
+    if !is_app {
+        return Ok(());
+    }
+    for (name, given) in [
+        ("unit.required", unit.required),
+        ("service.groups", !service.groups.is_empty()),
+        ("service.console", service.console),
+        ("sandbox.capabilities", !sandbox.capabilities.is_empty()),
+        ("sandbox.read", !sandbox.read.is_empty()),
+        ("sandbox.write", !sandbox.write.is_empty()),
+        ("sandbox.devices", !sandbox.devices.is_empty()),
+    ] {
+        if given {
+            return Err(field(name, "is not for an app"));
+        }
+    }
+    Ok(())
+}
+
 fn check_exec(exec: &[String]) -> Result<(), UnitError> {
     check_len("service.exec", exec.len())?;
     let program = exec.first().ok_or_else(|| field("service.exec", "is empty"))?;
@@ -423,7 +464,10 @@ fn check_environment(environment: &BTreeMap<String, String>) -> Result<(), UnitE
                 format!("{key:?} is not a usable name or its value too long"),
             ));
         }
-        if ["LISTEN_", "NOTIFY_", "WATCHDOG_", "LD_"].iter().any(|p| key.starts_with(p)) {
+        if ["LISTEN_", "NOTIFY_", "WATCHDOG_", "LD_", "MACULA_RUN_", "MACULA_GRANTS"]
+            .iter()
+            .any(|p| key.starts_with(p))
+        {
             return Err(field("service.environment", format!("{key} is set by the supervisor or by nobody")));
         }
     }

@@ -144,3 +144,48 @@ fn every_service_of_the_system_has_a_good_unit() {
     let order = crate::unit_order::start_order(&crate::unit_order::graph(units.values())).unwrap();
     assert_eq!(order.last().map(String::as_str), Some("reconciler"));
 }
+
+const APP: &str = r#"
+version = 1
+[unit]
+name = "hello"
+description = "greets"
+after = ["mesh"]
+[service]
+exec = ["/usr/bin/hello"]
+uid = 10001
+state_dir = true
+[sandbox]
+network = "none"
+[app]
+serve = ["hello/greet_v1"]
+"#;
+
+#[test]
+fn an_app_gets_what_it_lists_and_nothing_of_the_systems() {
+    let app = |from: &str, to: &str| {
+        assert!(APP.contains(from), "{from:?} is not in the sample");
+        Unit::parse("hello", &APP.replacen(from, to, 1)).map_err(|e| e.to_string())
+    };
+    let rights = app("", "").unwrap().app.unwrap();
+    assert_eq!((rights[0].ability, rights[0].path.as_str()), ("macula/mesh/serve", "rpc/hello/greet_v1"));
+    for (from, to, because) in [
+        ("uid = 10001", "uid = 106", "service.uid: 106: apps"),
+        ("[app]\nserve = [\"hello/greet_v1\"]", "", "service.uid: 10001: apps"),
+        ("after =", "required = true\nafter =", "unit.required: is not for an app"),
+        ("uid =", "groups = [106]\nuid =", "service.groups: is not for an app"),
+        ("uid =", "console = true\nuid =", "service.console: is not for an app"),
+        ("network =", "read = [\"/state/identity\"]\nnetwork =", "sandbox.read: is not for an app"),
+        ("network =", "devices = [\"esp:r\"]\nnetwork =", "sandbox.devices: is not for an app"),
+        (
+            "network = \"none\"",
+            "network = \"host\"\ncapabilities = [\"CAP_NET_RAW\"]",
+            "sandbox.capabilities",
+        ),
+        ("hello/greet_v1\"", "Hello\"", "app.serve"),
+        ("uid =", "environment = { MACULA_RUN_DIR = \"/x\" }\nuid =", "MACULA_RUN_DIR is set by"),
+    ] {
+        let refused = app(from, to).expect_err(to);
+        assert!(refused.contains(because), "{refused:?} does not say {because:?}");
+    }
+}

@@ -7,11 +7,12 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use init_plan::unit::{Network, Unit};
+use services_api::app::GRANTS_VARIABLE;
 use tokio::process::{Child, Command};
 
 use crate::cgroup::Cgroups;
@@ -62,10 +63,19 @@ pub struct Launched {
     pub notify: UnixDatagram,
 }
 
-/// Starts a unit's service.
-pub fn start(paths: &Paths, cgroups: Option<&Cgroups>, sockets: &Sockets, unit: &Unit) -> Result<Launched> {
+/// Starts a unit's service; `grants` is the file with an app's delegations.
+pub fn start(
+    paths: &Paths,
+    cgroups: Option<&Cgroups>,
+    sockets: &Sockets,
+    unit: &Unit,
+    grants: Option<PathBuf>,
+) -> Result<Launched> {
     let notify = bind_notify(paths, unit)?;
     let mut spec = describe(paths, cgroups, unit)?;
+    if let Some(grants) = grants {
+        spec.environment.insert(GRANTS_VARIABLE.into(), grants.to_string_lossy().into_owned());
+    }
     spec.notify_socket = Some(paths.notify_socket(&unit.name));
     spec.watchdog_us = unit.watchdog.map(|w| w.as_micros() as u64);
     spec.listen_fd = sockets.fd(&unit.name);

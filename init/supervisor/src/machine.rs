@@ -227,6 +227,12 @@ impl Machine {
         self.units.iter()
     }
 
+    /// Whether a unit that was to be spawned still is.
+    pub fn wants(&self, unit: &str) -> bool {
+        let tracked = self.units.get(unit);
+        tracked.is_some_and(|u| u.doomed.is_none() && matches!(u.phase, Phase::Starting { .. }))
+    }
+
     pub fn spawned(&mut self, unit: &str, pid: u32) {
         if let Some(u) = self.units.get_mut(unit) {
             u.pid = pid;

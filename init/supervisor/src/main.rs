@@ -8,6 +8,7 @@
 //! Nothing is written to a disk but the owner of `/state/<unit>`. After a crash PID 1 kills the cgroup and starts us
 //! again; sockets are bound anew and all services start from nothing.
 
+mod apps;
 mod bus;
 mod cgroup;
 mod children;

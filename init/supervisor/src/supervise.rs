@@ -4,6 +4,7 @@
 //! that sends an [`Event`] here. `alive` goes to PID 1 from this loop, so it stops exactly when this loop is stuck.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::notify::Notification;
 use crate::paths::Paths;
 use crate::pid1::Pid1;
 use crate::units::{self, UnitSet};
-use crate::{devices, usage};
+use crate::{apps, devices, usage};
 
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const SELF_KILL_DELAY: Duration = Duration::from_millis(300);
@@ -46,6 +47,11 @@ pub enum Event {
         unit: String,
         start: u64,
         notification: Notification,
+    },
+    /// An app's delegations are there, or why not.
+    Delegated {
+        unit: String,
+        chain: Result<Vec<u8>>,
     },
     Command(Command),
     Stop(&'static str),
@@ -174,6 +180,7 @@ impl Supervisor {
                 self.machine.notified(&unit, notification, uptime());
             }
             Event::Exited { .. } | Event::Notified { .. } => {}
+            Event::Delegated { unit, chain } => self.start_app(&unit, chain),
             Event::Command(command) => self.obey(command),
             Event::Stop(who) => self.stop(who),
         }
@@ -190,7 +197,29 @@ impl Supervisor {
 
     fn start(&mut self, name: &str) {
         let Some(unit) = self.units.get(name) else { return };
-        match launch::start(&self.paths, self.cgroups.as_ref(), &self.sockets, unit) {
+        let Some(rights) = unit.app.clone() else { return self.launch(name, None) };
+        let (events, unit) = (self.events.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let chain = apps::delegations(&unit, &rights).await;
+            let _ = events.send(Event::Delegated { unit, chain }).await;
+        });
+    }
+
+    fn start_app(&mut self, name: &str, chain: Result<Vec<u8>>) {
+        let Some(unit) = self.units.get(name) else { return };
+        if !self.machine.wants(name) {
+            return self.machine.exited(name, "was stopped before it ran", uptime());
+        }
+        match chain.and_then(|chain| apps::lay_down(&self.paths, unit, &chain)) {
+            Ok(grants) => self.launch(name, Some(grants)),
+            Err(e) => self.machine.exited(name, &format!("cannot be started: {e:#}"), uptime()),
+        }
+    }
+
+    /// `grants`: an app's delegations.
+    fn launch(&mut self, name: &str, grants: Option<PathBuf>) {
+        let Some(unit) = self.units.get(name) else { return };
+        match launch::start(&self.paths, self.cgroups.as_ref(), &self.sockets, unit, grants) {
             Ok(launched) => {
                 self.starts += 1;
                 let (cgroups, journal) = (self.cgroups.clone(), &self.journal);

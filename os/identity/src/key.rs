@@ -16,6 +16,8 @@ pub mod domain {
     pub const QUIC_RESET: &str = "quic-reset";
     /// The same: what is made of it is the key of the station that existing Macula clients see.
     pub const STATION: &str = "station";
+    /// The same: what is made of it names an app of this node.
+    pub const APP: &str = "app";
     /// DHT records (`dht-proto`).
     pub const DHT_RECORD: &str = "dht-record";
     /// Release statements (`os-release`).

@@ -1,9 +1,11 @@
 //! D-Bus, peer to peer: no broker, one connection per client, the peer's uid checked on each.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -29,6 +31,8 @@ pub mod uid {
     pub const CONSOLE: u32 = 108;
     /// The owner's checks of a trial; no service.
     pub const CHECK: u32 = 109;
+    /// Apps: each has its own (`init_plan::unit::APP_UIDS`).
+    pub const APPS: std::ops::RangeInclusive<u32> = 10_000..=19_999;
 }
 
 /// For methods that change something: whoever stands at the console may look, and is not thereby the owner.
@@ -41,6 +45,9 @@ pub fn not_for_the_console(uid: u32) -> zbus::fdo::Result<()> {
 
 /// Clients beyond this many at once are turned away: there are a dozen services, each with one connection.
 const MAX_CLIENTS: usize = 64;
+/// The same for apps, all together and each: none can shut out the others, nor all of them a service.
+const MAX_APP_CLIENTS: usize = 128;
+const MAX_CLIENTS_OF_AN_APP: usize = 4;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The listening socket of this service: passed by the supervisor as fd 3 (`LISTEN_FDS`), else bound at
@@ -65,6 +72,14 @@ pub async fn serve<F>(listener: UnixListener, allowed: &[u32], serve: F) -> Resu
 where
     F: Fn(Builder<'static>, u32) -> Builder<'static>,
 {
+    serve_where(listener, |uid| allowed.contains(&uid), serve).await
+}
+
+/// The same for whoever `allowed` says.
+pub async fn serve_where<F>(listener: UnixListener, allowed: impl Fn(u32) -> bool, serve: F) -> Result<()>
+where
+    F: Fn(Builder<'static>, u32) -> Builder<'static>,
+{
     serve_each(listener, allowed, |builder, uid| {
         let build = serve(builder, uid).build();
         async move {
@@ -79,24 +94,24 @@ where
 }
 
 /// The same for a service that looks after each connection by itself: `serve` ends when the client goes.
-pub async fn serve_each<F, Fut>(listener: UnixListener, allowed: &[u32], serve: F) -> Result<()>
+pub async fn serve_each<F, Fut>(listener: UnixListener, allowed: impl Fn(u32) -> bool, serve: F) -> Result<()>
 where
     F: Fn(Builder<'static>, u32) -> Fut,
     Fut: Future<Output = zbus::Result<()>> + Send + 'static,
 {
     let guid = Guid::generate();
-    let clients = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CLIENTS));
+    let clients = Clients::default();
     loop {
         let (stream, _) = listener.accept().await.context("accept on the service socket failed")?;
-        let Ok(permit) = clients.clone().try_acquire_owned() else {
-            tracing::warn!("turned a D-Bus client away: {MAX_CLIENTS} are connected");
-            continue;
-        };
         let uid = stream.peer_cred()?.uid();
-        if uid != 0 && uid != nix::unistd::getuid().as_raw() && !allowed.contains(&uid) {
+        if uid != 0 && uid != nix::unistd::getuid().as_raw() && !allowed(uid) {
             tracing::warn!(uid, "refused a D-Bus client: this uid may not use this service");
             continue;
         }
+        let Some(permit) = clients.admit(uid) else {
+            tracing::warn!(uid, "turned a D-Bus client away: too many are connected");
+            continue;
+        };
         let client = serve(Builder::unix_stream(stream.into_std()?).server(guid.clone()).p2p(), uid);
         tokio::spawn(async move {
             if let Err(e) = client.await {
@@ -104,6 +119,44 @@ where
             }
             drop(permit);
         });
+    }
+}
+
+/// Who is connected, by uid.
+#[derive(Default, Clone)]
+struct Clients(Arc<Mutex<BTreeMap<u32, usize>>>);
+
+/// Held while a client is connected.
+struct Permit(Clients, u32);
+
+impl Clients {
+    fn admit(&self, uid: u32) -> Option<Permit> {
+        let is_app = |uid: &u32| uid::APPS.contains(uid);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = counts.iter().filter(|(u, _)| is_app(u) == is_app(&uid)).map(|(_, n)| n).sum();
+        let own = counts.entry(uid).or_default();
+        let full = if is_app(&uid) {
+            all >= MAX_APP_CLIENTS || *own >= MAX_CLIENTS_OF_AN_APP
+        } else {
+            all >= MAX_CLIENTS
+        };
+        if full {
+            return None;
+        }
+        *own += 1;
+        Some(Permit(self.clone(), uid))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = counts.get_mut(&self.1) {
+            *own -= 1;
+            if *own == 0 {
+                counts.remove(&self.1);
+            }
+        }
     }
 }
 
@@ -117,7 +170,15 @@ pub async fn connect_with<F>(name: &str, offer: F) -> Result<Connection>
 where
     F: FnOnce(Builder<'static>) -> Builder<'static>,
 {
-    let path = run_dir().join(format!("{name}.sock"));
+    connect_in(&run_dir(), name, offer).await
+}
+
+/// The same where the sockets are in another folder.
+pub async fn connect_in<F>(run_dir: &Path, name: &str, offer: F) -> Result<Connection>
+where
+    F: FnOnce(Builder<'static>) -> Builder<'static>,
+{
+    let path = run_dir.join(format!("{name}.sock"));
     let stream =
         UnixStream::connect(&path).await.with_context(|| format!("cannot reach service `{name}`"))?;
     let std: StdUnixStream = stream.into_std()?;
@@ -186,4 +247,24 @@ pub fn node_id(bytes: &[u8]) -> zbus::fdo::Result<os_identity::NodeId> {
 /// A 34-byte argument.
 pub fn mcid(bytes: &[u8]) -> zbus::fdo::Result<os_content_id::Mcid> {
     os_content_id::Mcid::try_from(bytes).map_err(|e| zbus::fdo::Error::InvalidArgs(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_app_takes_the_others_places_and_all_of_them_none_of_a_services() {
+        let clients = Clients::default();
+        let mut held = Vec::new();
+        for app in uid::APPS.take(100) {
+            held.extend((0..10).map_while(|_| clients.admit(app)));
+        }
+        assert_eq!(held.len(), MAX_APP_CLIENTS);
+        assert_eq!(held.iter().filter(|permit| permit.1 == 10_000).count(), MAX_CLIENTS_OF_AN_APP);
+        held.extend((0..100).map_while(|_| clients.admit(uid::UPDATE)));
+        assert_eq!(held.len(), MAX_APP_CLIENTS + MAX_CLIENTS);
+        held.clear();
+        assert!(clients.admit(10_000).is_some() && clients.0.lock().unwrap().is_empty());
+    }
 }

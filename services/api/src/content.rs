@@ -1,5 +1,6 @@
 //! `io.macula.Content1`: content by MCID, verified.
 
+use os_content_id::Mcid;
 use zbus::OwnedFd;
 
 #[zbus::proxy(
@@ -34,6 +35,13 @@ pub trait Content {
     /// Stores a raw block (at most 256 KiB) that may be part of something, and announces nothing. Returns its MCID.
     fn put_part(&self, block: &[u8]) -> zbus::Result<Vec<u8>>;
 
+    /// Stores content of `size` bytes, unpinned, and announces it, for mesh in an app's name. The bytes are written to the socket that is
+    /// returned, and [`StoreAnswer`] is read from it. Content above 256 KiB has `name` in its manifest, which its MCID depends on.
+    fn store(&self, name: &str, size: u64) -> zbus::Result<OwnedFd>;
+
+    /// Content whole: its size, and its bytes as a stream, each chunk verified. Ends early when a chunk cannot be had.
+    fn open(&self, mcid: &[u8]) -> zbus::Result<(u64, OwnedFd)>;
+
     /// Keeps a manifest (wire form). True if all its blocks are here: then the content is announced. Otherwise try again when they are.
     fn put_manifest(&self, manifest: &[u8]) -> zbus::Result<bool>;
 
@@ -42,4 +50,52 @@ pub trait Content {
 
     /// JSON: [`crate::report::ContentReport`].
     fn report(&self) -> zbus::Result<String>;
+}
+
+/// How the far end of a [`ContentProxy::store`] socket ends it: a zero byte and the MCID (34 bytes), or a one and why not (UTF-8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreAnswer {
+    Stored(Mcid),
+    Refused(String),
+}
+
+impl StoreAnswer {
+    /// Longest reason, in bytes.
+    pub const MAX: usize = 1024;
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Stored(mcid) => [&[0], &mcid.to_bytes()[..]].concat(),
+            Self::Refused(why) => {
+                let end = (0..=why.len().min(Self::MAX - 1)).rev().find(|at| why.is_char_boundary(*at));
+                [&[1], &why.as_bytes()[..end.unwrap_or(0)]].concat()
+            }
+        }
+    }
+
+    /// `None` if it is neither, such as when the service went away before it had an answer.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [0, mcid @ ..] => Mcid::try_from(mcid).ok().map(Self::Stored),
+            [1, why @ ..] => Some(Self::Refused(String::from_utf8_lossy(why).into_owned())),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_answer_comes_back_as_it_was() {
+        for answer in [StoreAnswer::Stored(Mcid::of_raw(b"x")), StoreAnswer::Refused("no room".into())] {
+            assert_eq!(StoreAnswer::parse(&answer.to_bytes()), Some(answer));
+        }
+        let long = StoreAnswer::Refused("é".repeat(2000)).to_bytes();
+        assert!(long.len() <= StoreAnswer::MAX && std::str::from_utf8(&long[1..]).is_ok());
+        for garbage in [&[][..], &[0], &[0, 1, 2], &[2]] {
+            assert_eq!(StoreAnswer::parse(garbage), None);
+        }
+    }
 }

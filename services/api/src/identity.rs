@@ -23,4 +23,11 @@ pub trait Identity {
 
     /// A 64-byte signature in the domain `dht-record`. Only `dht` may ask.
     fn sign_record(&self, payload: &[u8]) -> zbus::Result<Vec<u8>>;
+
+    /// The key by which an app of this node is known, 32 bytes: the same as long as node and name are. Only `mesh` may ask.
+    fn app_id(&self, name: &str) -> zbus::Result<Vec<u8>>;
+
+    /// Delegates to an app what its unit file lists: (ability, path beneath the node, at any node). Returns the chain, as
+    /// `os_ucan::chain` writes it. Only root, the supervisor, may ask.
+    fn delegate_to_app(&self, name: &str, rights: &[(String, String, bool)]) -> zbus::Result<Vec<u8>>;
 }

@@ -8,6 +8,7 @@
 //! - [`clock`]: what PID 1 found out about the time,
 //! - [`daemon`]: logging, readiness, and files that survive a power cut.
 
+pub mod app;
 pub mod bus;
 pub mod clock;
 pub mod content;
@@ -26,5 +27,6 @@ pub mod supervisor;
 pub mod update;
 
 /// musl's own allocator costs about 1.6 times the CPU per byte moved over QUIC.
+#[cfg(feature = "allocator")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

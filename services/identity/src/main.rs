@@ -6,12 +6,26 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use os_durable::{Form, Found};
-use os_identity::{NodeKey, domain};
+use os_identity::{NodeId, NodeKey, domain};
+use os_ucan::policy::Policy;
+use os_ucan::{Ability, Capability, Delegation, Resource, Subject, chain, jwt};
 use services_api::identity::Chain;
 use services_api::{bus, clock, daemon};
 use sha2::{Digest, Sha256};
+
+/// Families that an app can be given; nothing of the system's is among them.
+const APP_ABILITIES: [&str; 7] = [
+    "macula/mesh/serve",
+    "macula/mesh/call",
+    "macula/mesh/publish",
+    "macula/mesh/subscribe",
+    "macula/mesh/open",
+    "macula/content/get",
+    "macula/content/put",
+];
+const MAX_APP_NAME: usize = 64;
 
 /// Most that is ever signed as one record.
 const MAX_RECORD: usize = 4096;
@@ -93,6 +107,46 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// By which an app is known: nobody else has it, and it stays as long as node and name do. That the app really asks is for the
+    /// kernel to say, so nothing is ever signed with it.
+    fn app(&self, name: &str) -> zbus::fdo::Result<NodeId> {
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if name.is_empty() || name.len() > MAX_APP_NAME || !name.bytes().all(good) {
+            return Err(zbus::fdo::Error::InvalidArgs("an app is named with a-z, 0-9 and -".into()));
+        }
+        let seed = Sha256::digest(self.key.sign(domain::APP, name.as_bytes()));
+        Ok(NodeKey::from_seed(&seed.into()).node_id())
+    }
+}
+
+/// The chain of one token: what this node lets one of its apps do. Without an end: it is of use to that app on this node alone.
+fn delegate(key: &NodeKey, app: NodeId, rights: &[(String, String, bool)]) -> Result<Vec<u8>> {
+    let me = key.node_id().to_string();
+    let capability = |(ability, path, anywhere): &(String, String, bool)| {
+        ensure!(APP_ABILITIES.contains(&ability.as_str()), "`{ability}` is not for apps");
+        let owner = if *anywhere { "*" } else { &me };
+        let resource = Resource::parse(&format!("macula:{owner}/{path}"))?;
+        Ok(Capability { ability: Ability::parse(ability)?, resource })
+    };
+    let capabilities = rights.iter().map(capability).collect::<Result<Vec<_>>>()?;
+    ensure!(!capabilities.is_empty(), "there is nothing to delegate");
+    let delegation = Delegation {
+        issuer: key.node_id().into(),
+        audience: app.into(),
+        subject: Subject::Implied,
+        capabilities,
+        policy: Policy::default(),
+        not_before: None,
+        expires: None,
+        // The same rights make the same token.
+        nonce: Vec::new(),
+        meta: Default::default(),
+        proofs: Vec::new(),
+    };
+    Ok(chain::encode(&[jwt::issue(&delegation, key)?])?)
+}
+
 #[zbus::interface(name = "io.macula.Identity1")]
 impl Identity {
     fn node_id(&self) -> Vec<u8> {
@@ -117,6 +171,17 @@ impl Identity {
     fn station_seed(&self) -> zbus::fdo::Result<Vec<u8>> {
         self.only(bus::uid::MESH)?;
         Ok(Sha256::digest(self.key.sign(domain::STATION, b"")).to_vec())
+    }
+
+    fn app_id(&self, name: &str) -> zbus::fdo::Result<Vec<u8>> {
+        self.only(bus::uid::MESH)?;
+        Ok(self.app(name)?.to_vec())
+    }
+
+    fn delegate_to_app(&self, name: &str, rights: Vec<(String, String, bool)>) -> zbus::fdo::Result<Vec<u8>> {
+        self.only(bus::uid::ROOT)?;
+        let app = self.app(name)?;
+        delegate(&self.key, app, &rights).map_err(|e| zbus::fdo::Error::InvalidArgs(format!("{e:#}")))
     }
 
     fn sign_record(&self, payload: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {
@@ -147,6 +212,46 @@ mod tests {
         std::fs::write(&path, b"garbage").unwrap();
         std::fs::write(os_durable::previous(&path), b"").unwrap();
         assert!(load_or_make(&path).err().unwrap().to_string().contains("damaged"));
+    }
+
+    #[test]
+    fn an_app_gets_a_token_of_its_own_and_nothing_of_the_systems() {
+        let key = Arc::new(NodeKey::from_seed(&[3; 32]));
+        let identity = |uid| Identity { key: key.clone(), uid };
+        let right = |ability: &str, path: &str, anywhere| vec![(ability.into(), path.into(), anywhere)];
+        let root = identity(bus::uid::ROOT);
+        let app = identity(bus::uid::MESH).app_id("hello").unwrap();
+        assert_eq!(root.app_id("hello").unwrap(), app);
+        assert_ne!(root.app_id("hallo").unwrap(), app);
+        assert!(
+            identity(bus::uid::MESH)
+                .delegate_to_app("hello", right("macula/mesh/call", "rpc/a", true))
+                .is_err()
+        );
+        assert!(identity(10_000).app_id("hello").is_err() && root.app_id("../x").is_err());
+
+        let chain = root.delegate_to_app("hello", right("macula/mesh/call", "rpc/a/*", true)).unwrap();
+        let asks = |invoker: &[u8], ability: &str, resource: &str| {
+            let request = os_ucan::Request {
+                invoker: NodeId::try_from(invoker).unwrap(),
+                root: key.node_id(),
+                ability: &Ability::parse(ability).unwrap(),
+                resource: &Resource::parse(resource).unwrap(),
+                now: 1,
+            };
+            os_ucan::authorize(&request, &chain, |_, _| false).is_ok()
+        };
+        let other = NodeKey::from_seed(&[4; 32]).node_id();
+        assert!(asks(&app, "macula/mesh/call", &format!("macula:{other}/rpc/a/b")));
+        assert!(!asks(&app, "macula/mesh/call", &format!("macula:{other}/rpc/b")));
+        assert!(!asks(&app, "macula/mesh/serve", &format!("macula:{}/rpc/a/b", key.node_id())));
+        assert!(!asks(other.as_bytes(), "macula/mesh/call", &format!("macula:{other}/rpc/a/b")));
+        for (ability, path) in
+            [("macula/os/reboot", "x"), ("macula/mesh/*", "rpc/a"), ("*", "x"), ("macula/mesh/call", "..")]
+        {
+            assert!(root.delegate_to_app("hello", right(ability, path, false)).is_err(), "{ability} {path}");
+        }
+        assert!(root.delegate_to_app("hello", Vec::new()).is_err());
     }
 
     #[test]

@@ -74,7 +74,7 @@ async fn run() -> Result<()> {
     daemon::ready();
     bus::serve_each(
         listener,
-        &[bus::uid::RECONCILER, bus::uid::CONSOLE, bus::uid::MESH],
+        |uid| [bus::uid::RECONCILER, bus::uid::CONSOLE, bus::uid::MESH].contains(&uid),
         move |builder, uid| {
             let updater = updater.clone();
             async move {

@@ -15,7 +15,7 @@ use zbus::fdo;
 
 use crate::node::Node;
 use crate::peers::{MeshPeers, Peers};
-use crate::{fetch, local, small};
+use crate::{fetch, local, small, stored};
 
 /// Chunks in one `Fetch`: a TiB of content.
 const MAX_CHUNKS: usize = 4 * 1024 * 1024;
@@ -92,6 +92,15 @@ impl Content {
     async fn put_part(&self, block: Vec<u8>) -> fdo::Result<Vec<u8>> {
         let mcid = self.node.local.put_part(block).await.map_err(bus::failed)?;
         Ok(mcid.to_bytes().to_vec())
+    }
+
+    async fn store(&self, name: String, size: u64) -> fdo::Result<zbus::OwnedFd> {
+        Ok(OwnedFd::from(stored::take(&self.node, name, size).map_err(bus::failed)?).into())
+    }
+
+    async fn open(&self, mcid: Vec<u8>) -> fdo::Result<(u64, zbus::OwnedFd)> {
+        let started = start_fetch(&self.node, &bus::mcid(&mcid)?, None).await.map_err(bus::failed)?;
+        Ok((started.size, OwnedFd::from(started.stream).into()))
     }
 
     async fn put_manifest(&self, manifest: Vec<u8>) -> fdo::Result<bool> {
@@ -175,10 +184,10 @@ mod tests {
     use content_store::{Offers, Store};
     use os_content_id::{ChunkList, ManifestBuilder};
     use services_api::bus::Link;
-    use services_api::content::ContentProxy;
+    use services_api::content::{ContentProxy, StoreAnswer};
     use services_api::mesh::{Streams, from_fd};
     use services_api::report::ContentReport;
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use zbus::connection::Builder;
 
     use super::*;
@@ -211,6 +220,41 @@ mod tests {
         assert!(refused(content.offer(&[], "/x").await));
         assert!(refused(content.report().await.map(drop)));
         assert!(!refused(content.fetch(&id, &[4_000_000]).await.map(drop)), "this it may try");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn apps_store_through_mesh_and_get_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_server, client) = served(dir.path(), bus::uid::MESH).await;
+        let content = ContentProxy::new(&client).await.unwrap();
+        let bytes: Vec<u8> = (0..600_000usize).map(|i| (i % 251) as u8).collect();
+        let store = async |name: &str, size: u64, bytes: &[u8]| {
+            let mut stream = from_fd(content.store(name, size).await.unwrap()).unwrap();
+            // Whoever is refused early need not take it all.
+            let _ = stream.write_all(bytes).await;
+            let _ = stream.shutdown().await;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            StoreAnswer::parse(&answer).unwrap()
+        };
+        let mut list = ManifestBuilder::new("photo.jpeg");
+        list.update(&bytes);
+        let mcid = list.finish().unwrap().mcid();
+        assert_eq!(store("photo.jpeg", 600_000, &bytes).await, StoreAnswer::Stored(mcid));
+        let (size, stream) = content.open(&mcid.to_bytes()).await.unwrap();
+        let mut back = Vec::new();
+        from_fd(stream).unwrap().read_to_end(&mut back).await.unwrap();
+        assert!(size == 600_000 && back == bytes);
+        for (name, size, bytes, why) in [
+            ("short", 10, &bytes[..9], "ended 1 bytes early"),
+            ("huge", 1 << 40, &bytes[..10], "huge"),
+            (&"n".repeat(5000), 1, &bytes[..1], "name"),
+        ] {
+            let StoreAnswer::Refused(refused) = store(name, size, bytes).await else { panic!("{name}") };
+            assert!(refused.contains(why), "{refused}");
+        }
+        let small = store("", 5, b"hello").await;
+        assert_eq!(small, StoreAnswer::Stored(Mcid::of_raw(b"hello")));
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -15,6 +15,7 @@ mod peer_link;
 mod peers;
 mod serve;
 mod small;
+mod stored;
 #[cfg(test)]
 mod test_net;
 mod transfers;

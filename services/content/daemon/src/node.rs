@@ -1,7 +1,7 @@
 //! What all parts of the daemon share.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use os_content_id::Mcid;
@@ -19,6 +19,8 @@ const LIAR_TIME: Duration = Duration::from_secs(600);
 const MAX_LIARS: usize = 256;
 /// Transfers at once, each with a window of 4 MiB.
 const MAX_TRANSFERS: usize = 8;
+/// Contents that apps bring at once; others are told to try later.
+const MAX_APP_PUTS: usize = 4;
 /// Without a new chunk for so long, a transfer ends.
 const STALL_MS: u64 = 60_000;
 
@@ -30,6 +32,8 @@ pub struct Node<P> {
     pub transfer_permits: Semaphore,
     /// One content is put at a time: they would only compete for the same disk.
     pub put_permit: Semaphore,
+    /// What apps bring is another turn: they may be slow.
+    pub app_put_permits: Arc<Semaphore>,
     pub stall_ms: u64,
     liars: Mutex<HashMap<NodeId, (Instant, String)>>,
 }
@@ -43,6 +47,7 @@ impl<P> Node<P> {
             transfers: Transfers::default(),
             transfer_permits: Semaphore::new(MAX_TRANSFERS),
             put_permit: Semaphore::new(1),
+            app_put_permits: Arc::new(Semaphore::new(MAX_APP_PUTS)),
             stall_ms: STALL_MS,
             liars: Mutex::default(),
         }

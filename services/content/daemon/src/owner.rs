@@ -86,7 +86,7 @@ where
     P: Peers,
 {
     let _permit = node.put_permit.acquire().await?;
-    let stored = receive(stream, &params, node).await;
+    let stored = receive(stream, &params.name, params.size, node).await;
     node.announce_removed();
     let mcid = stored.with_context(|| format!("`{}` was not stored", params.name))?;
     let (store, name) = (node.local.store.clone(), params.name);
@@ -95,12 +95,13 @@ where
     Ok(mcid)
 }
 
-async fn receive<S, P>(stream: &mut S, params: &PutParams, node: &Arc<Node<P>>) -> Result<Mcid>
+/// Stores so many bytes of a stream.
+pub async fn receive<S, P>(stream: &mut S, name: &str, size: u64, node: &Arc<Node<P>>) -> Result<Mcid>
 where
     S: AsyncRead + Unpin,
 {
-    let mut writer = ContentWriter::new(node.local.store.clone(), &params.name, params.size)?;
-    let mut left = params.size;
+    let mut writer = ContentWriter::new(node.local.store.clone(), name, size)?;
+    let mut left = size;
     let mut chunk = Vec::new();
     while left > 0 {
         chunk.resize(left.min(u64::from(CHUNK_SIZE)) as usize, 0);

@@ -105,6 +105,33 @@ impl Authority {
         Ok(())
     }
 
+    /// Whether an app of this node may have that, by the first of its chains that allows it; which one that is.
+    pub async fn check_any(
+        &self,
+        app: NodeId,
+        asked: &Asked,
+        chains: &[Vec<u8>],
+    ) -> Result<(Pass, Vec<u8>), CallError> {
+        let what = format!("{} on {}", asked.ability, asked.resource);
+        let mut refusal = Refusal::NoToken { invoker: app.to_string() };
+        for chain in chains {
+            let mut verdict = self.walk(app, asked, chain);
+            if let Ok((_, rests_on)) = &verdict
+                && self.revocations.look_up(rests_on).await
+            {
+                verdict = self.walk(app, asked, chain);
+            }
+            match verdict {
+                Ok((grant, rests_on)) => {
+                    self.note(Verdict::Granted, app, &what, &grant);
+                    return Ok((Pass { until: grant.until, rests_on }, chain.clone()));
+                }
+                Err(why) => refusal = why,
+            }
+        }
+        Err(self.refused(app, &what, &refusal))
+    }
+
     /// Delegations begin with the owner, or with the node itself, which delegates to its owner.
     fn walk(&self, invoker: NodeId, asked: &Asked, ucan: &[u8]) -> Result<(Grant, Vec<Pair>), Refusal> {
         let mut first = None;

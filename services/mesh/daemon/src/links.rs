@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::admission::Admission;
 use crate::announced::Announced;
+use crate::apps::Apps;
 use crate::authority::Authority;
 use crate::bus_api::Handlers;
 use crate::guests::Guests;
@@ -38,6 +39,7 @@ pub struct Links {
     pub owner: Option<NodeId>,
     pub handlers: Handlers,
     pub topics: Topics,
+    pub apps: Apps,
     pub relaying: Relaying,
     pub tunnels: Tunnels,
     pub punching: Punching,
@@ -75,6 +77,7 @@ impl Links {
             owner,
             handlers: Handlers::default(),
             topics: Topics::default(),
+            apps: Apps::default(),
             authority: Authority::new(me, owner),
             guests: Guests::default(),
             relaying,

@@ -7,6 +7,7 @@ mod access;
 mod access_log;
 mod admission;
 mod announced;
+mod apps;
 mod authority;
 mod bus_api;
 mod dial;

@@ -107,6 +107,19 @@ pub async fn open_here(links: &Arc<Links>, header: &StreamHeader) -> Result<Owne
     Ok(here.into())
 }
 
+/// A stream of one of this node's apps to a service or another app.
+pub async fn open_as(links: &Arc<Links>, app: NodeId, header: &StreamHeader) -> Result<UnixStream> {
+    let (here, there) = socket_pair()?;
+    hand_over(links, app, header, there).await?;
+    Ok(here)
+}
+
+/// Moves bytes between two sockets until both directions are done.
+pub async fn splice(mut a: UnixStream, mut b: UnixStream) {
+    // Whichever end broke, the other one sees its socket close.
+    let _ = tokio::io::copy_bidirectional_with_sizes(&mut a, &mut b, BUFFER, BUFFER).await;
+}
+
 async fn check(
     links: &Arc<Links>,
     peer: NodeId,

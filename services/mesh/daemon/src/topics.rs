@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use anyhow::{Result, bail};
 use mesh_proto::pubsub::{Keep, Log};
 use mesh_proto::rpc::{CallError, Code};
+use services_api::bus;
 use tokio::sync::watch;
 
 use crate::access::Access;
 
 /// Together with [`KEEP`] this bounds what topics hold in memory: 32 MiB.
 const MAX_TOPICS: usize = 128;
+/// So that one app leaves some for others.
+const MAX_TOPICS_OF_AN_APP: usize = 16;
 const KEEP: Keep = Keep { events: 1024, bytes: 256 * 1024 };
 
 #[derive(Default)]
@@ -44,6 +47,10 @@ impl Topics {
         }
         if topics.len() >= MAX_TOPICS {
             bail!("{MAX_TOPICS} topics are open already");
+        }
+        let own = topics.values().filter(|topic| topic.uid == uid).count();
+        if bus::uid::APPS.contains(&uid) && own >= MAX_TOPICS_OF_AN_APP {
+            bail!("an app has at most {MAX_TOPICS_OF_AN_APP} topics");
         }
         let mut epoch = [0; 8];
         getrandom::fill(&mut epoch).map_err(std::io::Error::from)?;
@@ -103,5 +110,10 @@ mod tests {
         assert_eq!(topics.publish("a/b", 7, b"x").unwrap(), 2, "opened again, it goes on");
         (1..MAX_TOPICS).for_each(|n| topics.open(n.to_string(), 7, Access::Peer).unwrap());
         assert!(topics.open("one more".into(), 7, Access::Peer).is_err());
+
+        let (topics, app) = (Topics::default(), 10_000);
+        (0..16).for_each(|n| topics.open(n.to_string(), app, Access::Peer).unwrap());
+        assert!(topics.open("one more".into(), app, Access::Peer).is_err());
+        topics.open("one more".into(), app + 1, Access::Peer).unwrap();
     }
 }

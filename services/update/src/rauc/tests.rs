@@ -31,10 +31,14 @@ fn offer(world: &World, updater: &Arc<Updater>, way: Way) -> PathBuf {
     let (listener, updater) = (UnixListener::bind(&path).unwrap(), updater.clone());
     tokio::spawn(async move {
         match way {
-            Way::Socket => bus::serve_each(listener, &[], move |builder, _| {
-                let updater = updater.clone();
-                async move { super::serve(builder, &updater, true).await }
-            })
+            Way::Socket => bus::serve_each(
+                listener,
+                |_| false,
+                move |builder, _| {
+                    let updater = updater.clone();
+                    async move { super::serve(builder, &updater, true).await }
+                },
+            )
             .await
             .unwrap(),
             Way::Mesh => loop {

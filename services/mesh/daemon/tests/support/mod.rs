@@ -1,6 +1,7 @@
 //! A machine with a real mesh process, and this test in the place of its other services.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod apps;
 pub mod content;
 pub mod owned;
 
@@ -48,6 +49,10 @@ struct Identity(NodeKey);
 impl Identity {
     fn node_id(&self) -> Vec<u8> {
         self.0.node_id().as_bytes().to_vec()
+    }
+
+    fn app_id(&self, name: String) -> Vec<u8> {
+        apps::key(&self.0, &name).node_id().to_vec()
     }
 
     fn reset_key(&self) -> Vec<u8> {
