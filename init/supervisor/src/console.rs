@@ -79,6 +79,17 @@ fn write_line(path: Option<&PathBuf>, line: &str) {
     }
 }
 
+/// The screen among the kernel's consoles, where `/dev/console` is something else.
+pub fn screen(path: &Path) -> Option<PathBuf> {
+    let all = all(path);
+    let is_screen = |path: &&PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.strip_prefix("tty").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let (last, before) = all.split_last()?;
+    before.iter().find(is_screen).filter(|_| !is_screen(&last)).cloned()
+}
+
 /// `/dev/console` is only the last of the kernel's consoles, often a serial line; a person may be at the screen. Screens come
 /// first: a stuck serial line must not keep the line from them.
 fn all(path: &Path) -> Vec<PathBuf> {

@@ -80,6 +80,8 @@ pub fn start(
     spec.watchdog_us = unit.watchdog.map(|w| w.as_micros() as u64);
     spec.listen_fd = sockets.fd(&unit.name);
     let console = unit.console.then(|| open_console(paths)).transpose()?;
+    let screen = console.as_ref().filter(|_| spec.listen_fd.is_none()).and_then(|_| open_screen(paths));
+    spec.screen_fd = screen.as_ref().map(AsRawFd::as_raw_fd);
     let child = spawn(paths, &spec, console)?;
     Ok(Launched { child, notify })
 }
@@ -117,6 +119,12 @@ fn open_console(paths: &Paths) -> Result<File> {
     let path = paths.console.as_deref().context("there is no console here")?;
     let open = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path);
     open.with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// The screen beside it, if this machine has both.
+fn open_screen(paths: &Paths) -> Option<File> {
+    let path = crate::console::screen(paths.console.as_deref()?)?;
+    File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path).ok()
 }
 
 /// Everything but what belongs to one start. Makes what the description names.
@@ -161,6 +169,7 @@ fn describe(paths: &Paths, cgroups: Option<&Cgroups>, unit: &Unit) -> Result<Exe
         write: unit.sandbox.write.clone(),
         devices,
         listen_fd: None,
+        screen_fd: None,
         notify_socket: None,
         watchdog_us: None,
     })
@@ -194,7 +203,7 @@ fn spawn(paths: &Paths, spec: &ExecSpec, console: Option<File>) -> Result<Child>
         command.stdin(console.try_clone()?).stdout(console);
     }
     command.kill_on_drop(false);
-    if let Some(fd) = spec.listen_fd {
+    if let Some(fd) = spec.listen_fd.or(spec.screen_fd) {
         // SAFETY: between fork and exec this only calls fcntl, which is async-signal-safe. The socket keeps its number
         // here; `exec-unit` moves it to 3, where std's own pipe may be now.
         unsafe {

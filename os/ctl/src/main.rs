@@ -4,6 +4,7 @@
 //! Writes nothing but key file, `known_nodes.toml` and the files it is told to; a crash leaves the node's side to the node.
 
 mod artifacts;
+mod card;
 mod channel;
 mod cli;
 mod connect;
@@ -13,6 +14,7 @@ mod lifetime;
 mod node;
 mod output;
 mod repository;
+mod screen;
 mod table;
 mod target;
 mod transfer;

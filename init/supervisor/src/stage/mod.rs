@@ -23,7 +23,7 @@ use spec::ExecSpec;
 
 /// Exit code of a service whose sandbox failed.
 pub const SANDBOX_FAILED: i32 = 125;
-const LISTEN_FD: RawFd = 3;
+const PASSED_FD: RawFd = 3;
 const FILES_MAX: u64 = 16 * 1024;
 
 /// Becomes the service. Returns only when that failed.
@@ -45,7 +45,7 @@ fn confine_and_exec(spec: ExecSpec) -> Result<std::convert::Infallible> {
     if let Some(cgroup) = &spec.cgroup {
         crate::cgroup::join(cgroup).with_context(|| format!("cannot join {}", cgroup.display()))?;
     }
-    let first_unused_fd = place_listen_fd(spec.listen_fd)?;
+    let first_unused_fd = place_passed_fd(spec.listen_fd.or(spec.screen_fd))?;
     let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     isolate(&spec)?;
     limit_resources()?;
@@ -64,14 +64,15 @@ fn confine_and_exec(spec: ExecSpec) -> Result<std::convert::Infallible> {
     }
 }
 
-/// Puts the listening socket where `LISTEN_FDS` says it is. Returns the first descriptor that the service has no use for.
-fn place_listen_fd(fd: Option<RawFd>) -> Result<RawFd> {
-    let Some(fd) = fd else { return Ok(LISTEN_FD) };
+/// Puts the listening socket, or the screen, where the environment says it is. Returns the first descriptor that the service has no use
+/// for.
+fn place_passed_fd(fd: Option<RawFd>) -> Result<RawFd> {
+    let Some(fd) = fd else { return Ok(PASSED_FD) };
     // SAFETY: nothing in this process owns fd 3 yet: std opens none, and ours are opened after this.
-    if fd != LISTEN_FD && unsafe { libc::dup2(fd, LISTEN_FD) } < 0 {
-        return Err(std::io::Error::last_os_error()).context("cannot pass the listening socket");
+    if fd != PASSED_FD && unsafe { libc::dup2(fd, PASSED_FD) } < 0 {
+        return Err(std::io::Error::last_os_error()).context("cannot pass a descriptor");
     }
-    Ok(LISTEN_FD + 1)
+    Ok(PASSED_FD + 1)
 }
 
 fn isolate(spec: &ExecSpec) -> Result<()> {
@@ -95,6 +96,9 @@ fn command_line(spec: &ExecSpec) -> Result<CommandLine> {
     let mut environment: Vec<String> = spec.environment.iter().map(|(k, v)| format!("{k}={v}")).collect();
     if spec.listen_fd.is_some() {
         environment.extend(["LISTEN_FDS=1".into(), format!("LISTEN_PID={pid}")]);
+    }
+    if spec.screen_fd.is_some() {
+        environment.push(format!("MACULA_SCREEN_FD={PASSED_FD}"));
     }
     if let Some(socket) = &spec.notify_socket {
         environment.push(format!("NOTIFY_SOCKET={}", socket.display()));

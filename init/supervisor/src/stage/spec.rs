@@ -30,6 +30,8 @@ pub struct ExecSpec {
     pub devices: Vec<DeviceNode>,
     /// Inherited descriptor that becomes fd 3.
     pub listen_fd: Option<i32>,
+    /// The same for the screen, where there is no listening socket.
+    pub screen_fd: Option<i32>,
     pub notify_socket: Option<PathBuf>,
     pub watchdog_us: Option<u64>,
 }

@@ -1,17 +1,25 @@
-//! `console`: a small prompt on a node's serial console.
+//! `console`: a small prompt on a node's serial console, and the card ([`crate::card`]) there and on the screen.
 //!
 //! Only looks, changes nothing: whoever stands at the serial line is not thereby the owner. Each command connects anew, so a
 //! service that restarts meanwhile does no harm. Ends when stdin does.
 
 use std::io::{BufRead, Read};
+use std::time::Duration;
 
 use anyhow::Result;
+use services_api::bus;
+use services_api::pairing::{CodeReport, PairingProxy};
 
 use super::{Session, network, status, units};
+use crate::card::{Size, card};
 use crate::node::{Node, local_addresses};
 use crate::output::{Color, Output, Palette, clean, one_line, print};
+use crate::screen::Screen;
 
 const LOG_LINES: u32 = 40;
+/// After a service that is not there, and between two paintings of the same card.
+const AGAIN: Duration = Duration::from_secs(2);
+const REPAINT: Duration = Duration::from_secs(20);
 /// Noise on a serial line must not grow into memory.
 const MAX_LINE: u64 = 1024;
 
@@ -30,6 +38,55 @@ To control the node use maculactl from your own machine. A factory reset is in t
 pub async fn console(s: &Session) -> Result<()> {
     services_api::daemon::ready();
     banner(&s.out).await;
+    let following = tokio::spawn(follow());
+    // The prompt waits for a person, and the card is shown meanwhile.
+    let out = s.out;
+    let prompt = tokio::task::spawn_blocking(move || prompt(&out, &tokio::runtime::Handle::current()));
+    let ended = prompt.await?;
+    following.abort();
+    ended
+}
+
+/// Shows the card whenever it changes: on the screen always, on the serial line when there is a code.
+async fn follow() {
+    let mut screen = Screen::passed();
+    let pairing = bus::Link::new("pairing");
+    let version = Node::Local.status().await.map(|r| clean(&r.version)).unwrap_or_default();
+    let (mut serial, mut shown) = (0, String::new());
+    loop {
+        let report = match code_after(&pairing, serial).await {
+            Ok(report) => report,
+            Err(_) => {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+        };
+        if report.serial != serial && !report.secret.is_empty() && report.secret != shown {
+            print(&format!("\n{}\n> ", card(&report, &version, Size::SERIAL).join("\n")));
+        }
+        serial = report.serial;
+        shown.clone_from(&report.secret);
+        if let Some(painted) = &mut screen {
+            let size = painted.size();
+            if painted.paint(&card(&report, &version, size)).is_err() {
+                screen = None;
+            }
+        }
+    }
+}
+
+async fn code_after(pairing: &bus::Link, serial: u64) -> Result<CodeReport> {
+    let proxy = PairingProxy::new(&pairing.get().await?).await?;
+    // What scrolled or changed its font in between is painted over.
+    let asked = tokio::time::timeout(REPAINT, proxy.code_after(serial)).await;
+    let json = match asked {
+        Ok(report) => report?,
+        Err(_) => proxy.code().await?,
+    };
+    Ok(serde_json::from_str(&json)?)
+}
+
+fn prompt(out: &Output, runtime: &tokio::runtime::Handle) -> Result<()> {
     let mut input = std::io::stdin().lock();
     loop {
         print("> ");
@@ -38,7 +95,7 @@ pub async fn console(s: &Session) -> Result<()> {
             print("\n");
             return Ok(());
         }
-        match answer(&String::from_utf8_lossy(&line), s.out.palette).await {
+        match runtime.block_on(answer(&String::from_utf8_lossy(&line), out.palette)) {
             Ok(text) => print(&text),
             Err(e) => print(&format!("{}\n", one_line(&e))),
         }
