@@ -3,6 +3,7 @@
 //! Only looks, changes nothing: whoever stands at the serial line is not thereby the owner. Each command connects anew, so a
 //! service that restarts meanwhile does no harm. Ends when stdin does.
 
+use std::convert::Infallible;
 use std::io::{BufRead, Read};
 use std::time::Duration;
 
@@ -38,17 +39,17 @@ To control the node use maculactl from your own machine. A factory reset is in t
 pub async fn console(s: &Session) -> Result<()> {
     services_api::daemon::ready();
     banner(&s.out).await;
-    let following = tokio::spawn(follow());
     // The prompt waits for a person, and the card is shown meanwhile.
     let out = s.out;
     let prompt = tokio::task::spawn_blocking(move || prompt(&out, &tokio::runtime::Handle::current()));
-    let ended = prompt.await?;
-    following.abort();
-    ended
+    tokio::select! {
+        ended = prompt => ended?,
+        never = follow() => match never {},
+    }
 }
 
 /// Shows the card whenever it changes: on the screen always, on the serial line when there is a code.
-async fn follow() {
+async fn follow() -> Infallible {
     let mut screen = Screen::passed();
     let pairing = bus::Link::new("pairing");
     let version = Node::Local.status().await.map(|r| clean(&r.version)).unwrap_or_default();

@@ -246,7 +246,7 @@ mod tests {
         from_fd(stream).unwrap().read_to_end(&mut back).await.unwrap();
         assert!(size == 600_000 && back == bytes);
         for (name, size, bytes, why) in [
-            ("short", 10, &bytes[..9], "ended 1 bytes early"),
+            ("short", 10, &bytes[..9], "bytes early"),
             ("huge", 1 << 40, &bytes[..10], "huge"),
             (&"n".repeat(5000), 1, &bytes[..1], "name"),
         ] {
