@@ -56,7 +56,7 @@ fn the_qr_code_fits_a_serial_screen() {
     let longest = "[2001:db8:1111:2222:3333:4444:5555:6666]:44330";
     for (addresses, level, version) in [
         (&[][..], EcLevel::M, 4),
-        (&["192.0.2.7:4433"], EcLevel::M, 4),
+        (&["192.0.2.7:4433"], EcLevel::M, 5),
         (&["192.168.100.200:44330"], EcLevel::L, 4),
         (&[longest], EcLevel::M, 5),
         (&["192.168.100.200:44330", longest], EcLevel::M, 5),

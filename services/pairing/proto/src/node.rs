@@ -10,7 +10,7 @@ mod run;
 
 use std::collections::BTreeMap;
 
-use os_identity::{NodeId, domain, signed_bytes, verify};
+use os_identity::{NodeId, domain, verify};
 
 use crate::channel::Half;
 use crate::claimant::{ClaimantProof, NodeProof};
@@ -43,8 +43,9 @@ pub enum Standing {
 pub enum Outcome {
     /// Say this.
     Say(Vec<u8>),
-    /// The claimant has proved that it knows the code. Let the node's key sign these bytes, then call [`NodeSide::prove`].
-    Prove { to_sign: Vec<u8>, role: Role },
+    /// The claimant has proved that it knows the code. Let the node's key sign this in the domain `pair-node`, then call
+    /// [`NodeSide::prove`].
+    Prove { transcript: [u8; 32], role: Role },
     /// Do this, then call [`NodeSide::answer`].
     Asked { claimant: NodeId, role: Role, request: Request },
 }
@@ -217,12 +218,12 @@ impl NodeSide {
         };
         self.codes.used(code);
         self.make_room();
-        let to_sign = signed_bytes(domain::PAIR_NODE, &keys.transcript);
+        let transcript = keys.transcript;
         run.stage = Stage::Proving { keys, receiver, confirm: bytes.to_vec() };
         (run.touched, run.last) = (now, None);
         let role = run.role;
         self.runs.insert(session, run);
-        Ok(Outcome::Prove { to_sign, role })
+        Ok(Outcome::Prove { transcript, role })
     }
 
     /// What to say to a confirmation that was right.
@@ -297,6 +298,12 @@ impl NodeSide {
     pub fn fail(&mut self, session: &Session) -> Vec<u8> {
         self.runs.remove(session);
         Message::Refused(Refused::Broken).encode()
+    }
+
+    /// Somebody else became the owner meanwhile; the run is over.
+    pub fn too_late(&mut self, session: &Session) -> Vec<u8> {
+        self.runs.remove(session);
+        Message::Refused(Refused::Owned).encode()
     }
 
     fn expire(&mut self, now: u64) {

@@ -57,9 +57,10 @@ impl Pair {
     fn say(&mut self, session: Session, bytes: &[u8]) -> Vec<u8> {
         match self.step(LAN, session, bytes) {
             Outcome::Say(bytes) => bytes,
-            Outcome::Prove { to_sign, role } => {
+            Outcome::Prove { transcript, role } => {
                 let introduction = Introduction { name: "roof-3".into(), role, ..Introduction::default() };
-                self.node.prove(&session, &self.key.sign_raw(&to_sign), introduction)
+                let signature = self.key.sign(domain::PAIR_NODE, &transcript);
+                self.node.prove(&session, &signature, introduction)
             }
             Outcome::Asked { claimant, request: Request::HandOver(hand_over), role } => {
                 assert_eq!(hand_over.owner_id(), Some(claimant));
@@ -513,8 +514,8 @@ fn whoever_knows_the_code_but_holds_no_key_owns_nothing() {
     let (claimant, hello) = person(7).hello(Some(pair.fingerprint()), &secret, Slot::Screen);
     let welcome = pair.say([7; 16], &hello);
     let (confirming, confirm) = person(7).sign(claimant.welcome(&welcome).unwrap());
-    let Outcome::Prove { to_sign, .. } = pair.step(LAN, [7; 16], &confirm) else { panic!() };
-    let signature = person(66).key.sign_raw(&to_sign);
+    let Outcome::Prove { transcript, .. } = pair.step(LAN, [7; 16], &confirm) else { panic!() };
+    let signature = person(66).key.sign(domain::PAIR_NODE, &transcript);
     let said = pair.node.prove(&[7; 16], &signature, Introduction::default());
     assert!(matches!(confirming.confirmed(&said), Err(PairError::NotThisNode(_))));
 }
