@@ -333,12 +333,18 @@ impl Build<'_> {
             board.cmdline, board.board, self.spec.lock.snapshot
         );
         let reset = format!("{cmdline} macula.reset=ask");
+        let recover = format!("{cmdline} macula.recover=ask");
         let profiles = [
             uki::Profile { id: "normal", title: None, cmdline: None },
             uki::Profile {
                 id: "reset",
                 title: Some("factory reset: erase key, owner and content"),
                 cmdline: Some(&reset),
+            },
+            uki::Profile {
+                id: "recover",
+                title: Some("recover: forget the owner, keep everything else"),
+                cmdline: Some(&recover),
             },
         ];
         let content = uki::Uki {

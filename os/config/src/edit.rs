@@ -36,6 +36,21 @@ pub fn set_all(text: &str, changes: &[(&str, &str)]) -> Result<(String, Config),
     checked(&document)
 }
 
+/// The text without these keys, the owner's among them, where they are set.
+pub fn unset_all(text: &str, keys: &[&str]) -> Result<(String, Config), ConfigError> {
+    let mut document = document(text)?;
+    for key in keys {
+        let words = words(key)?;
+        let (last, path) = words.split_last().ok_or_else(|| ConfigError::value(*key, "no key"))?;
+        let mut table = Some(document.as_table_mut());
+        for word in path {
+            table = table.and_then(|table| table.get_mut(word)).and_then(Item::as_table_mut);
+        }
+        table.and_then(|table| table.remove(last));
+    }
+    checked(&document)
+}
+
 /// The text without `key`: its default holds again. Not for the owner, without whom nobody could set anything.
 pub fn unset(text: &str, key: &str) -> Result<(String, Config), ConfigError> {
     let words = words(key)?;
@@ -208,6 +223,14 @@ mod tests {
         assert!(text.contains("# my node"));
         assert!(set_all(TEXT, &changes[..1]).unwrap_err().to_string().contains("update.publisher"));
         assert!(set_all(TEXT, &[("name", "roof")]).unwrap_err().to_string().contains("name"), "no quotes");
+    }
+
+    #[test]
+    fn a_node_can_be_made_to_forget() {
+        let text = format!("name = \"a\"\nowner = \"{KEY}\"\n[clients]\nmacula = \"listed\"\n[update]\nrelease_keys = [\"{KEY}\"]\n");
+        let (text, config) = unset_all(&text, &["owner", "clients", "update.release_keys", "gateway.public"]).unwrap();
+        assert_eq!((config.owner, config.update.release_keys.len(), config.name.as_str()), (None, 0, "a"));
+        assert!(!text.contains(KEY) && !text.contains("clients"), "{text}");
     }
 
     #[test]

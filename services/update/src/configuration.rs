@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use os_config::{Config, Encryption, edit};
+use services_api::durable;
 use services_api::pairing::Adoption;
 use services_api::report::{ConfigChange, ConfigChanged, ResetParams};
 
@@ -126,7 +127,42 @@ pub async fn adopt(updater: &Arc<Updater>, adoption: &Adoption) -> Result<()> {
     }
     let keys: Vec<&str> = changes.iter().map(|(key, _)| *key).collect();
     updater.records.event("paired", format!("{}; changed: {}", adoption.who, keys.join(", ")));
-    restart_later(updater.clone(), &["reconciler", "mesh"]);
+    // Also when the text is this already: then this service was cut off before the restart.
+    if !changes.is_empty() {
+        restart_later(updater.clone(), &["reconciler", "mesh"]);
+    }
+    Ok(())
+}
+
+/// What lets an owner in, or whom the owner lets in.
+const OWNERS: [&str; 7] = [
+    "owner",
+    "clients",
+    "gateway.public",
+    "update.channel",
+    "update.publisher",
+    "update.release_keys",
+    "update.threshold",
+];
+/// In this service's folder: the boot in which the owner was forgotten last, so that a restart does not forget the next one, too.
+const FORGOTTEN_IN: &str = "owner-forgotten";
+
+/// Forgets the owner, if somebody at the machine has said so in this boot. Everything else stays.
+pub async fn forget_owner_if_asked(updater: &Arc<Updater>) -> Result<()> {
+    let boot = &updater.node.boot;
+    let path = updater.node.state_dir.join(FORGOTTEN_IN);
+    if !boot.forget_owner || durable::read(&path).as_deref() == Some(boot.boot_id.as_bytes()) {
+        return Ok(());
+    }
+    let _turn = updater.config_turn.lock().await;
+    let configuration = &updater.node.configuration;
+    let (text, config) = edit::unset_all(&configuration.text()?, &OWNERS)?;
+    let supervisor = updater.links.supervisor().await?;
+    supervisor.write_config(&text).await.context("the supervisor does not write it")?;
+    configuration.replace(text, config);
+    durable::write(&path, boot.boot_id.as_bytes())?;
+    updater.records.event("recovered", "the owner was forgotten, by somebody at the machine");
+    restart_later(updater.clone(), &["reconciler", "mesh", "pairing"]);
     Ok(())
 }
 

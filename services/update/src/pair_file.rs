@@ -40,7 +40,8 @@ impl Budget {
     }
 }
 
-async fn put(updater: &Arc<Updater>, text: String) -> Result<()> {
+/// What the file is to say; empty: it is not to be there.
+pub async fn put(updater: &Arc<Updater>, text: String) -> Result<()> {
     if text.len() > TEXT_MAX {
         bail!("{PATH} is at most {TEXT_MAX} bytes");
     }
