@@ -51,8 +51,12 @@ pub fn is_confirmed(node: &mut Node) -> bool {
 
 /// The same for a node whose owner has lost the key. `update` does it, in this boot (`boot.json`).
 pub fn is_recovery_confirmed(node: &mut Node) -> bool {
-    say("RECOVER was chosen in the boot menu. This node forgets its owner, and what the owner trusted (clients,");
-    say("release keys, what is public); key, name, apps and content stay. It then shows a code for a new owner.");
+    say(
+        "RECOVER was chosen in the boot menu. This node forgets its owner, and what the owner trusted (clients,",
+    );
+    say(
+        "release keys, what is public); key, name, apps and content stay. It then shows a code for a new owner.",
+    );
     confirms(node, "forget the owner", "the owner is forgotten")
 }
 

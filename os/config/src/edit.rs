@@ -227,8 +227,11 @@ mod tests {
 
     #[test]
     fn a_node_can_be_made_to_forget() {
-        let text = format!("name = \"a\"\nowner = \"{KEY}\"\n[clients]\nmacula = \"listed\"\n[update]\nrelease_keys = [\"{KEY}\"]\n");
-        let (text, config) = unset_all(&text, &["owner", "clients", "update.release_keys", "gateway.public"]).unwrap();
+        let text = format!(
+            "name = \"a\"\nowner = \"{KEY}\"\n[clients]\nmacula = \"listed\"\n[update]\nrelease_keys = [\"{KEY}\"]\n"
+        );
+        let (text, config) =
+            unset_all(&text, &["owner", "clients", "update.release_keys", "gateway.public"]).unwrap();
         assert_eq!((config.owner, config.update.release_keys.len(), config.name.as_str()), (None, 0, "a"));
         assert!(!text.contains(KEY) && !text.contains("clients"), "{text}");
     }
