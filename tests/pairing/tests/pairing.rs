@@ -255,8 +255,9 @@ async fn an_owner_invites_and_hands_over() {
     node.settled().await;
     let at = node.address().to_string();
 
+    assert!(second.maculactl(&["key", "new"]).await.ok);
     let seen = second.maculactl(&["--node", &at, "owner", "invite"]).await;
-    assert!(!seen.ok, "only the owner invites: {seen:?}");
+    assert!(!seen.ok && seen.stderr.contains("not its owner"), "only the owner invites: {seen:?}");
     let seen = first.maculactl(&["--node", &at, "--json", "owner", "invite", "--minutes", "5"]).await;
     assert!(seen.ok, "{seen:?}");
     let uri = seen.json()["uri"].as_str().unwrap().to_owned();

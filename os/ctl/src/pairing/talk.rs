@@ -84,10 +84,10 @@ impl<'a> Line<'a> {
     pub async fn hand_over(&mut self, opened: &mut Opened, wishes: HandOver, now: u64) -> Result<Paired> {
         let asked = opened.ask(Request::HandOver(Box::new(wishes)));
         match opened.answer(&self.ask(&asked).await?)? {
-            Answer::Paired(paired) => Ok(paired).and_then(|paired| {
+            Answer::Paired(paired) => {
                 opened.check_delegation(&paired, now)?;
                 Ok(paired)
-            }),
+            }
             Answer::Declined(declined) => Err(PairError::Declined(declined).into()),
             Answer::Introduction(_) => Err(PairError::Malformed("an introduction, unasked").into()),
         }

@@ -42,7 +42,8 @@ async fn run(s: &Session, options: &Pair) -> Result<()> {
     let (wanted, mut addresses) = read_code(options)?;
     let mut known = KnownNodes::load()?;
     let (key, made) = key(s)?;
-    if let Ok(target) = s.target() {
+    // Not $MACULA_NODE: that is a node which is ours already.
+    if let Some(target) = &s.global.node {
         let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
         addresses = found.with_context(|| format!("cannot find the address of `{}`", target.host))?.collect();
     }

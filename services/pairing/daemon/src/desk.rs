@@ -1,5 +1,6 @@
 //! Where claimants come: each message is put to `pairing-proto`, and what that asks for is done.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use pairing_proto::setup::Role;
 use pairing_proto::{
     Answer, HandOver, Introduction, NodeSide, Outcome, Request, Secret, Session, Slot, Standing,
 };
-use services_api::pairing::{InviteParams, OwnerReport};
+use services_api::pairing::{Adoption, InviteParams, OwnerReport};
 use tokio::sync::{Notify, watch};
 
 use crate::hand_over;
@@ -19,6 +20,9 @@ use crate::node::Node;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 const MAX_MINUTES: u32 = 60;
+/// Within so much mesh has started again under a new owner; how often it is asked for, if it has not.
+const MESH_FOLLOWS: Duration = Duration::from_secs(20);
+const ASKS: u32 = 5;
 
 pub struct Desk {
     pub node: Mutex<Node>,
@@ -33,6 +37,8 @@ pub struct Desk {
     /// Counts changes of what is shown.
     serial: watch::Sender<u64>,
     wake: Notify,
+    /// How often mesh has come up.
+    mesh_starts: Arc<AtomicU64>,
     started: Instant,
 }
 
@@ -48,6 +54,7 @@ impl Desk {
             turn: tokio::sync::Mutex::default(),
             serial: watch::Sender::new(1),
             wake: Notify::new(),
+            mesh_starts: Arc::default(),
             started: Instant::now(),
         }
     }
@@ -213,6 +220,35 @@ impl Desk {
         hand_over::transfer(self, owner, who).await?;
         self.side().set_standing(Standing::Owned);
         self.news();
+        Ok(())
+    }
+
+    pub fn mesh_is_up(&self) {
+        self.mesh_starts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Writes the change. `update` has mesh start again under the new owner; if that was cut off, it is asked again, for until then mesh
+    /// lets nobody in, or the wrong one.
+    pub async fn adopt(&self, adoption: Adoption) -> Result<()> {
+        self.links.adopt(&adoption).await?;
+        if adoption.changes.is_empty() {
+            return Ok(());
+        }
+        let starts = self.mesh_starts.clone();
+        let links = self.links.clone();
+        tokio::spawn(async move {
+            let before = starts.load(Ordering::Relaxed);
+            for _ in 0..ASKS {
+                tokio::time::sleep(MESH_FOLLOWS).await;
+                if starts.load(Ordering::Relaxed) != before {
+                    return;
+                }
+                tracing::warn!("mesh has not started again under the new owner; asking for it once more");
+                if let Err(e) = links.adopt(&adoption).await {
+                    tracing::warn!("update does not: {e:#}");
+                }
+            }
+        });
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::shown;
 
 const FILE: &str = "file-code";
 const AGAIN: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_secs(24 * 3600);
 
 /// Takes up the code of before. To be called before the first refresh, which makes one where there is none.
 pub fn restore(desk: &Desk) {
@@ -32,13 +33,16 @@ pub async fn keep(desk: Arc<Desk>) {
     loop {
         serial.borrow_and_update();
         let text = shown::file_text(&desk).unwrap_or_default();
-        if said.as_ref() != Some(&text) {
-            match put(&desk, &text).await {
-                Ok(()) => said = Some(text),
-                Err(e) => tracing::warn!("macula-pair.txt is not what it should be: {e:#}"),
-            }
+        let news = said.as_ref() != Some(&text);
+        let done = match news {
+            true => put(&desk, &text).await,
+            false => Ok(()),
+        };
+        let wait = if done.is_ok() { REST } else { AGAIN };
+        match done {
+            Ok(()) => said = Some(text),
+            Err(e) => tracing::warn!("macula-pair.txt is not what it should be: {e:#}"),
         }
-        let wait = if said.is_some() { Duration::from_secs(24 * 3600) } else { AGAIN };
         tokio::select! {
             changed = serial.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(wait) => {}

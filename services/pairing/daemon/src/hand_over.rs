@@ -49,7 +49,7 @@ async fn own(desk: &Desk, claimant: NodeId, role: Role, wishes: &HandOver) -> Re
         Role::NewOwner => format!("{claimant} is the owner now, invited by the one before"),
         _ => format!("{claimant} is the owner, by the code of this node"),
     };
-    desk.links.adopt(&Adoption { who, changes: changes.clone() }).await?;
+    desk.adopt(Adoption { who, changes: changes.clone() }).await?;
     // From here on it is done, on the disk.
     remember(desk, present, after, &changes);
     let config = desk.node().config.clone().unwrap_or_default();
@@ -67,7 +67,7 @@ async fn own(desk: &Desk, claimant: NodeId, role: Role, wishes: &HandOver) -> Re
 async fn delegate(desk: &Desk, claimant: NodeId, invitation: &[u8]) -> Result<Paired> {
     let delegation = desk.links.identity().await?.delegate(claimant.as_bytes(), invitation).await?;
     let who = format!("{claimant} may what the owner has said, invited by the owner");
-    desk.links.adopt(&Adoption { who, changes: Vec::new() }).await?;
+    desk.adopt(Adoption { who, changes: Vec::new() }).await?;
     let config = desk.node().config.clone().unwrap_or_default();
     Ok(Paired {
         delegation: delegation.into(),
@@ -84,7 +84,7 @@ pub async fn transfer(desk: &Desk, owner: NodeId, by: &str) -> Result<()> {
     let present = desk.node().config.clone().context("config.toml on this node cannot be read")?;
     let changes = vec![set("owner", quoted(&owner.to_string()))];
     let who = format!("{owner} is the owner now, by order of {by}");
-    desk.links.adopt(&Adoption { who, changes: changes.clone() }).await?;
+    desk.adopt(Adoption { who, changes: changes.clone() }).await?;
     let (_, after) = edit::set_all("", &pairs(&changes))?;
     remember(desk, present, after, &changes);
     Ok(())

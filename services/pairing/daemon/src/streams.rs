@@ -26,7 +26,14 @@ const ORDER: Duration = Duration::from_secs(60);
 pub async fn serve(desk: Arc<Desk>, mut events: mpsc::Receiver<MeshEvent>) {
     let places = Arc::new(Semaphore::new(MAX_STREAMS));
     while let Some(event) = events.recv().await {
-        let MeshEvent::Stream(incoming) = event else { continue };
+        let incoming = match event {
+            MeshEvent::Stream(incoming) => incoming,
+            MeshEvent::Connected => {
+                desk.mesh_is_up();
+                continue;
+            }
+            _ => continue,
+        };
         let desk = desk.clone();
         // The owner's orders do not wait for claimants.
         if incoming.protocol != PROTOCOL {
