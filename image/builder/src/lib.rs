@@ -46,7 +46,7 @@ use parts::Lock;
 use root::{Root, Tree};
 
 /// Our own binaries, by file name. `init` goes into the initramfs, the others into the root's `/usr/bin`.
-pub const PROGRAMS: [&str; 10] = [
+pub const PROGRAMS: [&str; 11] = [
     "init",
     "supervisor",
     "identity",
@@ -56,6 +56,7 @@ pub const PROGRAMS: [&str; 10] = [
     "reconciler",
     "update",
     "network",
+    "pairing",
     "maculactl",
 ];
 /// Where downloads and unpacked packages are kept, below the workspace: shared by `cargo xtask` and the tests.
@@ -332,12 +333,18 @@ impl Build<'_> {
             board.cmdline, board.board, self.spec.lock.snapshot
         );
         let reset = format!("{cmdline} macula.reset=ask");
+        let recover = format!("{cmdline} macula.recover=ask");
         let profiles = [
             uki::Profile { id: "normal", title: None, cmdline: None },
             uki::Profile {
                 id: "reset",
                 title: Some("factory reset: erase key, owner and content"),
                 cmdline: Some(&reset),
+            },
+            uki::Profile {
+                id: "recover",
+                title: Some("recover: forget the owner, keep everything else"),
+                cmdline: Some(&recover),
             },
         ];
         let content = uki::Uki {

@@ -22,6 +22,7 @@ const PACKAGES: [&str; 13] = [
     "reconciler-daemon",
     "services-update",
     "services-network",
+    "pairing-daemon",
     "os-ctl",
     "tests-liar",
     "bare-init",

@@ -44,6 +44,8 @@ enum Part {
     Client,
     /// The HTTP gateway as aioquic and Chromium see it. Only when it is named: it fetches them.
     Gateway,
+    /// Claimants at a node's real programs: who gets in, and what those read who do not.
+    Pairing,
     /// Mesh processes behind NATs, in network namespaces, as root; when it is named, all pairs of the table in
     /// docs/guides/reaching.md.
     Network,
@@ -69,6 +71,9 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     }
     if wanted(Part::Boot) {
         boot(tree, options)?;
+    }
+    if wanted(Part::Pairing) {
+        pairing(tree, options)?;
     }
     if wanted(Part::Client) {
         client(tree, options)?;
@@ -146,6 +151,17 @@ fn client(tree: &Tree, options: &Options) -> Result<()> {
     let mut command = host::cargo();
     command.args(test).env("MACULA_PROGRAMS", tree.root.join("target").join(TARGET).join("release"));
     check(&mut command, tree)
+}
+
+/// The test program finds the others beside its folder.
+fn pairing(tree: &Tree, options: &Options) -> Result<()> {
+    let programs = ["services-identity", "mesh-daemon", "pairing-daemon", "os-ctl"];
+    let packages = programs.iter().flat_map(|package| ["-p", package]);
+    let build: Vec<_> =
+        ["build", "--release", "--locked", "--target", TARGET].into_iter().chain(packages).collect();
+    cargo(tree, &build)?;
+    let test = vec!["test", "--release", "--locked", "--target", TARGET, "-p", "tests-pairing"];
+    cargo(tree, &with_filter(test, options, &["--ignored", "--test-threads", "2"]))
 }
 
 fn boot(tree: &Tree, options: &Options) -> Result<()> {

@@ -61,6 +61,9 @@ fn find_boot_disk(node: &mut Node) -> Result<Disk, StepFailed> {
 fn prepare_disk(node: &mut Node, disk: &Disk) -> Result<(), StepFailed> {
     let disk = at("encryption", encrypt_if_asked(disk))?;
     let disk = &at("reset", reset_if_asked(node, disk))?;
+    // A node that was just reset has no owner to forget.
+    let asked = node.command_line.as_ref().is_some_and(|line| line.ask_recover) && !is_fresh(disk);
+    node.forget_owner = asked && reset::is_recovery_confirmed(node);
     node.first_boot = at("partition-table", disk::renew_table(disk))?;
     let mut devices = at("disk", disk::devices(&disk.name))?;
     devices.encryption = at("state", encryption::of(&devices.state))?;

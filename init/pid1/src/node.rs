@@ -25,6 +25,8 @@ pub struct Node {
     pub devices: Option<Devices>,
     pub boot_id: String,
     pub first_boot: bool,
+    /// Somebody at the machine has said that it is to forget its owner.
+    pub forget_owner: bool,
     pub state_is_mounted: bool,
     /// PIN or passphrase of the state partition that was encrypted in this boot, until it is opened.
     pub secret: Option<String>,

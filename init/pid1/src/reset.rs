@@ -46,8 +46,23 @@ pub fn is_confirmed(node: &mut Node) -> bool {
         "FACTORY RESET was chosen in the boot menu. It erases this node's key, owner, configuration and content;",
     );
     say("the installed releases stay. The node starts again as a new one, without an owner.");
+    confirms(node, "erase", "resetting")
+}
+
+/// The same for a node whose owner has lost the key. `update` does it, in this boot (`boot.json`).
+pub fn is_recovery_confirmed(node: &mut Node) -> bool {
+    say(
+        "RECOVER was chosen in the boot menu. This node forgets its owner, and what the owner trusted (clients,",
+    );
+    say(
+        "release keys, what is public); key, name, apps and content stay. It then shows a code for a new owner.",
+    );
+    confirms(node, "forget the owner", "the owner is forgotten")
+}
+
+fn confirms(node: &mut Node, what: &str, done: &str) -> bool {
     say(&format!(
-        "Type `yes` and press Enter within {} s to erase. Anything else starts as usual.",
+        "Type `yes` and press Enter within {} s to {what}. Anything else starts as usual.",
         QUESTION.as_secs()
     ));
     let mut inputs = console::inputs();
@@ -57,7 +72,10 @@ pub fn is_confirmed(node: &mut Node) -> bool {
         node.watchdog.feed();
         if let Some(line) = inputs.line(Duration::from_secs(1)) {
             let yes = line.trim().eq_ignore_ascii_case("yes");
-            say(if yes { "confirmed: resetting" } else { "not confirmed: starting as usual" });
+            match yes {
+                true => say(&format!("confirmed: {done}")),
+                false => say("not confirmed: starting as usual"),
+            }
             return yes;
         }
     }

@@ -101,6 +101,7 @@ fn boot_info(node: &Node, devices: &Devices) -> Option<BootInfo> {
         encryption: devices.encryption.map(|kind| kind.to_string()),
         tpm: encryption::has_tpm(),
         first_boot: node.first_boot,
+        forget_owner: node.forget_owner,
         evidence,
         interrupted: node.interrupted.clone(),
         clock: node.clock,

@@ -25,6 +25,8 @@ pub struct CommandLine {
     pub developer: Option<Developer>,
     /// `macula.reset=ask`: the boot menu's entry for a factory reset was chosen.
     pub ask_reset: bool,
+    /// `macula.recover=ask`: the one for a node whose owner has lost the key.
+    pub ask_recover: bool,
 }
 
 /// What becomes the root.
@@ -88,18 +90,21 @@ impl CommandLine {
             (Some(_), None) => return Err(CommandLineError::Missing("macula.esp")),
             (None, Some(_)) => return Err(CommandLineError::Missing("macula.entry")),
         };
-        let ask_reset = match keys.take("macula.reset").as_deref() {
-            None => false,
-            Some("ask") => true,
-            Some(other) => {
-                let (value, reason) = (other.to_owned(), "expected ask");
-                return Err(CommandLineError::Bad { key: "macula.reset", value, reason });
-            }
-        };
+        let ask_reset = asked(&mut keys, "macula.reset")?;
+        let ask_recover = asked(&mut keys, "macula.recover")?;
         match keys.0.pop() {
             Some((key, _)) => Err(CommandLineError::Unknown(key)),
-            None => Ok(CommandLine { root, version, board, built_unix, developer, ask_reset }),
+            None => Ok(CommandLine { root, version, board, built_unix, developer, ask_reset, ask_recover }),
         }
+    }
+}
+
+/// What a person is asked about. Never what is done unasked.
+fn asked(keys: &mut Keys, key: &'static str) -> Result<bool, CommandLineError> {
+    match keys.take(key) {
+        None => Ok(false),
+        Some(value) if value == "ask" => Ok(true),
+        Some(value) => Err(CommandLineError::Bad { key, value, reason: "expected ask" }),
     }
 }
 
@@ -296,6 +301,10 @@ mod tests {
         let line = |more: &str| CommandLine::parse(&format!("{} {more}", good())).map(|line| line.ask_reset);
         assert_eq!((line(""), line("macula.reset=ask")), (Ok(false), Ok(true)));
         assert!(line("macula.reset=yes").is_err() && line("macula.reset").is_err());
+        let recover =
+            |more: &str| CommandLine::parse(&format!("{} {more}", good())).map(|line| line.ask_recover);
+        assert_eq!((recover(""), recover("macula.recover=ask")), (Ok(false), Ok(true)));
+        assert!(recover("macula.recover=yes").is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod known_nodes;
 mod lifetime;
 mod node;
 mod output;
+mod pairing;
 mod repository;
 mod screen;
 mod table;

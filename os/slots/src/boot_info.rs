@@ -147,6 +147,9 @@ pub struct BootInfo {
     pub tpm: bool,
     /// True when this boot grew the state partition and gave the disk its own GUIDs.
     pub first_boot: bool,
+    /// Somebody at the machine has said, in this boot, that the node is to forget its owner.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forget_owner: bool,
     /// Earlier failures, oldest first.
     #[serde(default)]
     pub evidence: Vec<Evidence>,
@@ -182,6 +185,7 @@ impl BootInfo {
             encryption: None,
             tpm: false,
             first_boot: false,
+            forget_owner: false,
             evidence: Vec::new(),
             interrupted: None,
             clock: BootClock::default(),

@@ -33,6 +33,7 @@ pub mod uid {
     pub const CHECK: u32 = 109;
     /// Apps: each has its own (`init_plan::unit::APP_UIDS`).
     pub const APPS: std::ops::RangeInclusive<u32> = 10_000..=19_999;
+    pub const PAIRING: u32 = 110;
 }
 
 /// For methods that change something: whoever stands at the console may look, and is not thereby the owner.

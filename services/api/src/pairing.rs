@@ -76,7 +76,7 @@ pub struct OwnerReport {
 }
 
 /// What `pairing` has `update` write.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Adoption {
     /// For the audit log: who, and what they become.

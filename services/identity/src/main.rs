@@ -3,28 +3,18 @@
 //! The key lives in `/state/identity/node.key`, readable by this service alone, in two copies, written so that a power cut
 //! leaves either no key (the next boot makes one) or a whole one.
 
+mod delegate;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use os_durable::{Form, Found};
 use os_identity::{NodeId, NodeKey, domain};
-use os_ucan::policy::Policy;
-use os_ucan::{Ability, Capability, Delegation, Resource, Subject, chain, jwt};
 use services_api::identity::Chain;
 use services_api::{bus, clock, daemon};
 use sha2::{Digest, Sha256};
 
-/// Families that an app can be given; nothing of the system's is among them.
-const APP_ABILITIES: [&str; 7] = [
-    "macula/mesh/serve",
-    "macula/mesh/call",
-    "macula/mesh/publish",
-    "macula/mesh/subscribe",
-    "macula/mesh/open",
-    "macula/content/get",
-    "macula/content/put",
-];
 const MAX_APP_NAME: usize = 64;
 
 /// Most that is ever signed as one record.
@@ -38,8 +28,14 @@ async fn main() -> Result<()> {
     tracing::info!("node {}", key.node_id());
     daemon::status(&key.node_id().to_string());
     daemon::ready();
-    let everybody =
-        [bus::uid::MESH, bus::uid::DHT, bus::uid::CONTENT, bus::uid::RECONCILER, bus::uid::UPDATE];
+    let everybody = [
+        bus::uid::MESH,
+        bus::uid::DHT,
+        bus::uid::CONTENT,
+        bus::uid::RECONCILER,
+        bus::uid::UPDATE,
+        bus::uid::PAIRING,
+    ];
     bus::serve(listener, &everybody, |builder, uid| {
         builder.serve_at("/io/macula/Identity", Identity { key: key.clone(), uid })
     })
@@ -120,33 +116,6 @@ impl Identity {
     }
 }
 
-/// The chain of one token: what this node lets one of its apps do. Without an end: it is of use to that app on this node alone.
-fn delegate(key: &NodeKey, app: NodeId, rights: &[(String, String, bool)]) -> Result<Vec<u8>> {
-    let me = key.node_id().to_string();
-    let capability = |(ability, path, anywhere): &(String, String, bool)| {
-        ensure!(APP_ABILITIES.contains(&ability.as_str()), "`{ability}` is not for apps");
-        let owner = if *anywhere { "*" } else { &me };
-        let resource = Resource::parse(&format!("macula:{owner}/{path}"))?;
-        Ok(Capability { ability: Ability::parse(ability)?, resource })
-    };
-    let capabilities = rights.iter().map(capability).collect::<Result<Vec<_>>>()?;
-    ensure!(!capabilities.is_empty(), "there is nothing to delegate");
-    let delegation = Delegation {
-        issuer: key.node_id().into(),
-        audience: app.into(),
-        subject: Subject::Implied,
-        capabilities,
-        policy: Policy::default(),
-        not_before: None,
-        expires: None,
-        // The same rights make the same token.
-        nonce: Vec::new(),
-        meta: Default::default(),
-        proofs: Vec::new(),
-    };
-    Ok(chain::encode(&[jwt::issue(&delegation, key)?])?)
-}
-
 #[zbus::interface(name = "io.macula.Identity1")]
 impl Identity {
     fn node_id(&self) -> Vec<u8> {
@@ -168,6 +137,25 @@ impl Identity {
         Ok(Sha256::digest(self.key.sign(domain::QUIC_RESET, b"")).to_vec())
     }
 
+    fn prove_pairing(&self, transcript: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {
+        self.only(bus::uid::PAIRING)?;
+        if transcript.len() != 32 {
+            return Err(zbus::fdo::Error::InvalidArgs("a transcript's hash is 32 bytes".into()));
+        }
+        Ok(self.key.sign(domain::PAIR_NODE, &transcript).to_vec())
+    }
+
+    fn delegate(&self, audience: Vec<u8>, chain: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {
+        self.only(bus::uid::PAIRING)?;
+        let audience = bus::node_id(&audience)?;
+        let made = if chain.is_empty() {
+            delegate::everything(&self.key, audience)
+        } else {
+            delegate::what_it_has(&self.key, audience, &chain)
+        };
+        made.map_err(bus::failed)
+    }
+
     fn station_seed(&self) -> zbus::fdo::Result<Vec<u8>> {
         self.only(bus::uid::MESH)?;
         Ok(Sha256::digest(self.key.sign(domain::STATION, b"")).to_vec())
@@ -181,7 +169,7 @@ impl Identity {
     fn delegate_to_app(&self, name: &str, rights: Vec<(String, String, bool)>) -> zbus::fdo::Result<Vec<u8>> {
         self.only(bus::uid::ROOT)?;
         let app = self.app(name)?;
-        delegate(&self.key, app, &rights).map_err(|e| zbus::fdo::Error::InvalidArgs(format!("{e:#}")))
+        delegate::to_app(&self.key, app, &rights).map_err(|e| zbus::fdo::Error::InvalidArgs(format!("{e:#}")))
     }
 
     fn sign_record(&self, payload: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {
@@ -195,6 +183,8 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
+    use os_ucan::{Ability, Resource};
+
     use super::*;
 
     fn scratch(name: &str) -> PathBuf {

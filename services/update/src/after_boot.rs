@@ -10,7 +10,7 @@ use os_slots::{BootVerdict, Entry, FailedRelease, GateVerdict, Trial, after_boot
 use crate::links::reboot;
 use crate::node::now_unix;
 use crate::updater::{Standing, Updater};
-use crate::{gate, renewal, rescue, seed};
+use crate::{configuration, gate, renewal, rescue, seed};
 
 const AGAIN: Duration = Duration::from_secs(10);
 /// How often an install that a power cut interrupted is begun again in one boot: its content may be out of reach.
@@ -19,6 +19,10 @@ const RESUME_EVERY: Duration = Duration::from_secs(15);
 
 /// Judges the boot, acts on it, then keeps this slot's seed offered.
 pub async fn settle(updater: Arc<Updater>) {
+    while let Err(e) = configuration::forget_owner_if_asked(&updater).await {
+        tracing::error!("the owner is not forgotten yet: {e:#}; trying again");
+        tokio::time::sleep(AGAIN).await;
+    }
     while let Err(e) = judge(&updater).await {
         tracing::error!("what booted cannot be judged: {e:#}; trying again");
         tokio::time::sleep(AGAIN).await;

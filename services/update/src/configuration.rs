@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use os_config::{Config, Encryption, edit};
+use services_api::durable;
+use services_api::pairing::Adoption;
 use services_api::report::{ConfigChange, ConfigChanged, ResetParams};
 
 use crate::updater::Updater;
@@ -16,6 +18,19 @@ use crate::updater::Updater;
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// In this service's folder.
 const RECOVERY_KEY: &str = "recovery.key";
+/// What a pairing may change. `pairing` is talked to by strangers.
+const ADOPTED: [&str; 10] = [
+    "owner",
+    "name",
+    "realm",
+    "time_zone",
+    "network.country",
+    "network.wifi",
+    "update.channel",
+    "update.publisher",
+    "update.release_keys",
+    "mesh.seeds",
+];
 
 pub struct Configuration(Mutex<Now>);
 
@@ -91,6 +106,66 @@ pub async fn change(updater: &Arc<Updater>, change: &ConfigChange, who: &str) ->
     Ok(ConfigChanged { effect: effect.says.into() })
 }
 
+/// Makes the changes that a pairing asks for: all, in one write, or none. The node is its new owner's from that write on.
+pub async fn adopt(updater: &Arc<Updater>, adoption: &Adoption) -> Result<()> {
+    let _turn = updater.config_turn.lock().await;
+    let mut changes = Vec::new();
+    for change in &adoption.changes {
+        if !ADOPTED.contains(&change.key.as_str()) {
+            bail!("`{}` is not for pairing to change", change.key);
+        }
+        let value = change.value.as_deref().with_context(|| format!("`{}` has no value", change.key))?;
+        changes.push((change.key.as_str(), value));
+    }
+    let configuration = &updater.node.configuration;
+    let before = configuration.text()?;
+    let (text, config) = edit::set_all(&before, &changes)?;
+    let supervisor = updater.links.supervisor().await?;
+    if text != before {
+        supervisor.write_config(&text).await.context("the supervisor does not write it")?;
+        configuration.replace(text, config);
+    }
+    let keys: Vec<&str> = changes.iter().map(|(key, _)| *key).collect();
+    updater.records.event("paired", format!("{}; changed: {}", adoption.who, keys.join(", ")));
+    // Also when the text is this already: then this service was cut off before the restart.
+    if !changes.is_empty() {
+        restart_later(updater.clone(), &["reconciler", "mesh"]);
+    }
+    Ok(())
+}
+
+/// What lets an owner in, or whom the owner lets in.
+const OWNERS: [&str; 7] = [
+    "owner",
+    "clients",
+    "gateway.public",
+    "update.channel",
+    "update.publisher",
+    "update.release_keys",
+    "update.threshold",
+];
+/// In this service's folder: the boot in which the owner was forgotten last, so that a restart does not forget the next one, too.
+const FORGOTTEN_IN: &str = "owner-forgotten";
+
+/// Forgets the owner, if somebody at the machine has said so in this boot. Everything else stays.
+pub async fn forget_owner_if_asked(updater: &Arc<Updater>) -> Result<()> {
+    let boot = &updater.node.boot;
+    let path = updater.node.state_dir.join(FORGOTTEN_IN);
+    if !boot.forget_owner || durable::read(&path).as_deref() == Some(boot.boot_id.as_bytes()) {
+        return Ok(());
+    }
+    let _turn = updater.config_turn.lock().await;
+    let configuration = &updater.node.configuration;
+    let (text, config) = edit::unset_all(&configuration.text()?, &OWNERS)?;
+    let supervisor = updater.links.supervisor().await?;
+    supervisor.write_config(&text).await.context("the supervisor does not write it")?;
+    configuration.replace(text, config);
+    durable::write(&path, boot.boot_id.as_bytes())?;
+    updater.records.event("recovered", "the owner was forgotten, by somebody at the machine");
+    restart_later(updater.clone(), &["reconciler", "mesh", "pairing"]);
+    Ok(())
+}
+
 fn describe(change: &ConfigChange) -> String {
     match &change.value {
         Some(_) if edit::is_secret(&change.key) => format!("{} set", change.key),
@@ -113,7 +188,11 @@ struct Effect {
 /// `reconciler` reads the file again and again, so it always starts again.
 fn effect(key: &str) -> Effect {
     match key.split('.').next().unwrap_or(key) {
-        "owner" | "mesh" | "clients" => Effect {
+        "owner" => Effect {
+            restart: &["reconciler", "mesh", "pairing"],
+            says: "holds in a second, when the mesh has started again; connections end",
+        },
+        "mesh" | "clients" => Effect {
             restart: &["reconciler", "mesh"],
             says: "holds in a second, when the mesh has started again; connections end",
         },

@@ -16,6 +16,7 @@ use os_slots::{Evidence, Slot, slot_of_seq};
 use crate::node::now_unix;
 use crate::updater::Updater;
 
+mod adoption;
 mod neighbours;
 mod renewal;
 mod rescue;

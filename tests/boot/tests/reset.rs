@@ -14,7 +14,8 @@ const ERASING: &str = "factory reset: erasing";
 const EMPTY: &str = "factory reset: state is empty";
 /// Their places in the boot menu.
 const RESET: &str = "2";
-const RESCUE: &str = "3";
+const RECOVER: &str = "3";
+const RESCUE: &str = "4";
 /// The machine's clock in the menu's test: wrong, but not absurd. Owner and node know each other all the same.
 const AHEAD_S: i64 = 400 * 86_400;
 const FIRST_BOOT: &str = "first boot: disk";
@@ -106,6 +107,18 @@ fn the_boot_menu_starts_rescue_and_resets_only_when_somebody_confirms() -> Resul
 
     node.vm.power_cut()?;
     node.vm.restart()?;
+    with_console(&node, choose_and_say(&node, RECOVER, "yes"))?;
+    node.vm.serial().wait_for("confirmed: the owner is forgotten", BOOT)?;
+    node.wait_ready()?;
+    let begun = Instant::now();
+    while node.status().is_ok() {
+        ensure!(begun.elapsed() < BOOT, "the owner that was to be forgotten still has a say");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    say("recovered: the node has forgotten its owner, and nothing else");
+
+    node.vm.power_cut()?;
+    node.vm.restart()?;
     with_console(&node, choose_reset(&node, "yes"))?;
     node.vm.serial().wait_for(EMPTY, BOOT)?;
     node.vm.serial().wait_for(FIRST_BOOT, BOOT)?;
@@ -116,12 +129,16 @@ fn the_boot_menu_starts_rescue_and_resets_only_when_somebody_confirms() -> Resul
 }
 
 fn choose_reset(node: &Node, answer: &str) -> Result<()> {
-    choose(node, RESET)?;
+    choose_and_say(node, RESET, answer)?;
     let serial = node.vm.serial();
-    serial.wait_for("Type `yes`", BOOT)?;
-    node.vm.send(&format!("{answer}\n"))?;
     serial.wait_for(if answer == "yes" { "confirmed: resetting" } else { "not confirmed" }, BOOT)?;
     Ok(())
+}
+
+fn choose_and_say(node: &Node, entry: &str, answer: &str) -> Result<()> {
+    choose(node, entry)?;
+    node.vm.serial().wait_for("Type `yes`", BOOT)?;
+    node.vm.send(&format!("{answer}\n"))
 }
 
 /// Holds a key down while the machine starts (the boot loader looks for a tenth of a second), and chooses an entry of the menu.

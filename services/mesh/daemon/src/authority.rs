@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mesh_proto::rpc::{CallError, Code};
 use os_identity::NodeId;
-use os_ucan::{Authorizer, CLOCK_SKEW_S, Grant, Refusal, Request};
+use os_ucan::{Authorizer, CLOCK_SKEW_S, Grant, Refusal, Request, Token, chain};
 use services_api::{bus, clock, update::AuditProxy};
 use tokio::sync::mpsc;
 
@@ -27,6 +27,8 @@ pub struct Authority {
     owner: Option<NodeId>,
     authorizer: Mutex<Authorizer>,
     pub revocations: Revocations,
+    /// This node's apps that have come so far.
+    apps: Mutex<BTreeSet<NodeId>>,
     log: Mutex<AccessLog>,
     lines: mpsc::Sender<Line>,
     started: Instant,
@@ -51,6 +53,7 @@ impl Authority {
             owner,
             authorizer: Mutex::new(Authorizer::new(MAX_VERIFIED)),
             revocations: Revocations::default(),
+            apps: Mutex::default(),
             log: Mutex::default(),
             lines,
             started: Instant::now(),
@@ -112,6 +115,7 @@ impl Authority {
         asked: &Asked,
         chains: &[Vec<u8>],
     ) -> Result<(Pass, Vec<u8>), CallError> {
+        lock(&self.apps).insert(app);
         let what = format!("{} on {}", asked.ability, asked.resource);
         let mut refusal = Refusal::NoToken { invoker: app.to_string() };
         for chain in chains {
@@ -132,10 +136,13 @@ impl Authority {
         Err(self.refused(app, &what, &refusal))
     }
 
-    /// Delegations begin with the owner, or with the node itself, which delegates to its owner.
+    /// Delegations begin with the owner, or with the node itself, which delegates to its owner and to its apps. What it has once delegated to
+    /// an owner of before is worth nothing any more.
     fn walk(&self, invoker: NodeId, asked: &Asked, ucan: &[u8]) -> Result<(Grant, Vec<Pair>), Refusal> {
         let mut first = None;
-        for root in self.owner.into_iter().chain([self.me]) {
+        let from_node =
+            leads_on(ucan, self.me, |to| self.owner == Some(to) || lock(&self.apps).contains(&to));
+        for root in self.owner.into_iter().chain(from_node.then_some(self.me)) {
             match self.walk_from(root, invoker, asked, ucan) {
                 Err(e @ (Refusal::NotFromRoot { .. } | Refusal::WrongSubject { .. })) => {
                     first.get_or_insert(e);
@@ -206,6 +213,18 @@ impl Pass {
     pub fn is_free(&self) -> bool {
         self.until.is_none() && self.rests_on.is_empty()
     }
+}
+
+/// Whether a chain that begins with the node goes on with one of those to whom it delegates.
+fn leads_on(ucan: &[u8], node: NodeId, delegates: impl Fn(NodeId) -> bool) -> bool {
+    let tokens = chain::decode(ucan).unwrap_or_default();
+    let mut of_node = tokens
+        .iter()
+        .filter_map(|bytes| Token::decode(bytes).ok())
+        .filter(|token| token.delegation.issuer.key() == Some(node))
+        .peekable();
+    // All of them: a chain may hold tokens that no link needs, and which of two is needed is the walk's to find.
+    of_node.peek().is_some() && of_node.all(|token| token.delegation.audience.key().is_some_and(&delegates))
 }
 
 /// Brings lines to the audit log, which `update` keeps.

@@ -108,8 +108,14 @@ fn same(a: &Connection, b: &Connection) -> bool {
 }
 
 pub async fn serve(listener: UnixListener, links: Arc<Links>) -> Result<()> {
-    let services =
-        [bus::uid::DHT, bus::uid::CONTENT, bus::uid::RECONCILER, bus::uid::UPDATE, bus::uid::CONSOLE];
+    let services = [
+        bus::uid::DHT,
+        bus::uid::CONTENT,
+        bus::uid::RECONCILER,
+        bus::uid::UPDATE,
+        bus::uid::CONSOLE,
+        bus::uid::PAIRING,
+    ];
     let allowed = |uid| services.contains(&uid) || bus::uid::APPS.contains(&uid);
     bus::serve_where(listener, allowed, |builder, uid| {
         if !bus::uid::APPS.contains(&uid) {

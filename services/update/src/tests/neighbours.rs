@@ -118,6 +118,16 @@ impl FakeSupervisor {
     fn reboot(&self, reason: String) {
         let _ = self.reboots.send(reason);
     }
+
+    fn write_config(&self, text: String) {
+        std::fs::write(bus::run_dir().join("config.toml"), text).unwrap();
+    }
+
+    fn restart(&self, unit: String) {
+        let path = bus::run_dir().join("restarts");
+        let before = std::fs::read_to_string(&path).unwrap_or_default();
+        std::fs::write(path, format!("{before}{unit} ")).unwrap();
+    }
 }
 
 /// The seed of the owner's key.

@@ -42,6 +42,10 @@ pub struct World {
     pub rescue: Option<Vec<u8>>,
     /// How long a gate that can pass has.
     pub time_left_s: u32,
+    /// The text of `config.toml`, where it matters.
+    pub config_text: Option<String>,
+    /// Said at the console, in this boot.
+    pub forget_owner: bool,
 }
 
 /// Names of what was published.
@@ -88,7 +92,19 @@ impl World {
         let key = NodeKey::from_seed(&[1; 32]);
         let repository = Mutex::new(repository_of(&key));
         let checks = Vec::new();
-        Self { dir, shelf, reboots, key, repository, mesh_state, checks, rescue: None, time_left_s: 60 }
+        Self {
+            dir,
+            shelf,
+            reboots,
+            key,
+            repository,
+            mesh_state,
+            checks,
+            rescue: None,
+            time_left_s: 60,
+            config_text: None,
+            forget_owner: false,
+        }
     }
 
     pub fn device(&self, role: &str) -> PathBuf {
@@ -121,6 +137,7 @@ impl World {
             root_a: "/d2".into(),
             root_b: "/d3".into(),
             evidence,
+            forget_owner: self.forget_owner,
             ..BootInfo::of(entry)
         };
         let mut config = Config::default();
@@ -130,12 +147,23 @@ impl World {
         let time_left = if self.mesh_state == "ready" { self.time_left_s } else { 0 };
         (config.gate.timeout_s, config.gate.steady_s) = ((uptime_ms() / 1000) as u32 + time_left, 0);
         config.gate.checks = self.checks.clone();
-        let node =
-            Node::new(boot, Configuration::new(None, config), bus::run_dir(), self.dir.path().join("state"))
-                .unwrap();
+        let node = Node::new(boot, self.configuration(config), bus::run_dir(), self.dir.path().join("state"))
+            .unwrap();
         let (streams, events) = Streams::serve(&[("control/1", "owner")]);
         tokio::spawn(ignore(events));
         Arc::new(Updater::new(node, Links::new(streams)).unwrap())
+    }
+
+    fn configuration(&self, config: Config) -> Configuration {
+        let text = self.config_text.clone();
+        let config = text.as_deref().map_or(config, |text| Config::parse(text).unwrap());
+        Configuration::new(text, config)
+    }
+
+    /// What the supervisor was told to write last, and which units it started again.
+    pub fn written(&self) -> (Option<String>, String) {
+        let read = |name: &str| std::fs::read_to_string(self.dir.path().join(name)).ok();
+        (read("config.toml"), read("restarts").unwrap_or_default())
     }
 
     /// Puts a release on the shelf.
