@@ -9,14 +9,20 @@ pub const ASSETS: &[(&str, &str)] = &[
     ("console.css", "text/css; charset=utf-8"),
     ("icon.svg", "image/svg+xml"),
     ("macula.wasm", "application/wasm"),
-    ("app.js", SCRIPT),
+    ("access.js", SCRIPT),
     ("api.js", SCRIPT),
+    ("app.js", SCRIPT),
+    ("apps.js", SCRIPT),
+    ("audit.js", SCRIPT),
+    ("content.js", SCRIPT),
     ("dom.js", SCRIPT),
     ("keys.js", SCRIPT),
     ("live.js", SCRIPT),
+    ("logs.js", SCRIPT),
     ("map.js", SCRIPT),
-    ("pages.js", SCRIPT),
+    ("node.js", SCRIPT),
     ("pair.js", SCRIPT),
+    ("releases.js", SCRIPT),
     ("wasm.js", SCRIPT),
 ];
 
@@ -39,7 +45,8 @@ pub fn asset(path: &str) -> Option<&'static str> {
     ASSETS.iter().map(|(known, _)| *known).find(|known| *known == name)
 }
 
-pub fn asset_headers(headers: &mut HeaderMap, name: &str, tag: &str) {
+/// `gzip`: the bytes are compressed (RFC 1952), as they are in the image; each browser reads that.
+pub fn asset_headers(headers: &mut HeaderMap, name: &str, tag: &str, gzip: bool) {
     let media =
         ASSETS.iter().find(|(known, _)| *known == name).map_or("application/octet-stream", |(_, t)| t);
     let mut add =
@@ -52,6 +59,9 @@ pub fn asset_headers(headers: &mut HeaderMap, name: &str, tag: &str) {
     add(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
     add(HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
     add(HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()");
+    if gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     if let Ok(tag) = HeaderValue::from_str(tag) {
         headers.insert(header::ETAG, tag);
     }
@@ -72,7 +82,8 @@ mod tests {
             assert_eq!(asset(other), None, "{other}");
         }
         let mut headers = HeaderMap::new();
-        asset_headers(&mut headers, "macula.wasm", "\"a\"");
+        asset_headers(&mut headers, "macula.wasm", "\"a\"", true);
+        assert_eq!(headers["content-encoding"], "gzip");
         assert_eq!(headers["content-type"], "application/wasm");
         let policy = headers["content-security-policy"].to_str().unwrap();
         assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe-inline"), "{policy}");
