@@ -46,7 +46,7 @@ use parts::Lock;
 use root::{Root, Tree};
 
 /// Our own binaries, by file name. `init` goes into the initramfs, the others into the root's `/usr/bin`.
-pub const PROGRAMS: [&str; 10] = [
+pub const PROGRAMS: [&str; 11] = [
     "init",
     "supervisor",
     "identity",
@@ -56,6 +56,7 @@ pub const PROGRAMS: [&str; 10] = [
     "reconciler",
     "update",
     "network",
+    "pairing",
     "maculactl",
 ];
 /// Where downloads and unpacked packages are kept, below the workspace: shared by `cargo xtask` and the tests.

@@ -12,7 +12,7 @@ use crate::host::{self, TARGET};
 
 /// The packages of [`PROGRAMS`], the lying peer of the boot tests and the init of the boot bench. Built by one command, so that
 /// the crates they share are compiled with one set of features, once.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "init-pid1",
     "init-supervisor",
     "services-identity",
@@ -22,6 +22,7 @@ const PACKAGES: [&str; 12] = [
     "reconciler-daemon",
     "services-update",
     "services-network",
+    "pairing-daemon",
     "os-ctl",
     "tests-liar",
     "bare-init",

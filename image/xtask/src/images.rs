@@ -21,8 +21,8 @@ const FAULTY: &str = "0.1.9";
 /// Where unit files are in the root.
 const UNITS: &str = "usr/lib/macula/units";
 /// The services of the image, each with a `unit.toml` in its folder.
-const SERVICES: [&str; 8] =
-    ["identity", "network", "mesh", "dht", "content", "update", "reconciler", "console"];
+const SERVICES: [&str; 9] =
+    ["identity", "network", "mesh", "dht", "content", "update", "reconciler", "pairing", "console"];
 
 #[derive(clap::Args)]
 pub struct Options {

@@ -115,6 +115,10 @@ pub trait Bootloader {
     /// A whole file by its path from the top, `None` if it is not there.
     fn read_file(&mut self, path: &str, max: usize) -> Result<Option<Vec<u8>>>;
 
+    /// A small file at the top, such as `macula-pair.txt`, with this content: the old one or the new one is there at any moment, or, while there is
+    /// none yet, none.
+    fn write_file(&mut self, name: &str, content: &[u8]) -> Result<()>;
+
     /// Deletes a file by its path. Returns whether it was there.
     fn remove_file(&mut self, path: &str) -> Result<bool>;
 }

@@ -25,6 +25,17 @@ pub fn set(text: &str, key: &str, value: &str) -> Result<(String, Config), Confi
     Err(first_error.unwrap_or_else(|| ConfigError::value(key, "not a value")))
 }
 
+/// The same for several keys at once: the whole has to be valid, what is in between need not be. Values are TOML.
+pub fn set_all(text: &str, changes: &[(&str, &str)]) -> Result<(String, Config), ConfigError> {
+    let mut document = document(text)?;
+    for (key, value) in changes {
+        let value =
+            value.trim().parse::<Value>().map_err(|_| ConfigError::value(*key, "not a TOML value"))?;
+        insert(&mut document, &words(key)?, value)?;
+    }
+    checked(&document)
+}
+
 /// The text without `key`: its default holds again. Not for the owner, without whom nobody could set anything.
 pub fn unset(text: &str, key: &str) -> Result<(String, Config), ConfigError> {
     let words = words(key)?;
@@ -73,6 +84,11 @@ pub fn is_secret(key: &str) -> bool {
 
 fn with(text: &str, words: &[&str], value: Value) -> Result<(String, Config), ConfigError> {
     let mut document = document(text)?;
+    insert(&mut document, words, value)?;
+    checked(&document)
+}
+
+fn insert(document: &mut DocumentMut, words: &[&str], value: Value) -> Result<(), ConfigError> {
     let (last, path) = words.split_last().ok_or_else(|| ConfigError::value("", "no key"))?;
     let mut table: &mut Table = document.as_table_mut();
     for word in path {
@@ -88,7 +104,7 @@ fn with(text: &str, words: &[&str], value: Value) -> Result<(String, Config), Co
         }
         None => drop(table.insert(last, Item::Value(value))),
     }
-    checked(&document)
+    Ok(())
 }
 
 fn checked(document: &DocumentMut) -> Result<(String, Config), ConfigError> {
@@ -177,6 +193,21 @@ mod tests {
             let error = set(TEXT, key, value).unwrap_err().to_string();
             assert!(error.contains(word), "{key} = {value}: {error}");
         }
+    }
+
+    #[test]
+    fn several_keys_are_set_together_or_none() {
+        let publisher = format!("\"{KEY}\"");
+        let changes = [
+            ("update.channel", "\"stable\""),
+            ("update.publisher", publisher.as_str()),
+            ("name", "\"roof\""),
+        ];
+        let (text, config) = set_all(TEXT, &changes).unwrap();
+        assert_eq!((config.name.as_str(), config.update.channel.unwrap().name.as_str()), ("roof", "stable"));
+        assert!(text.contains("# my node"));
+        assert!(set_all(TEXT, &changes[..1]).unwrap_err().to_string().contains("update.publisher"));
+        assert!(set_all(TEXT, &[("name", "roof")]).unwrap_err().to_string().contains("name"), "no quotes");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line, as clap reads it. What each verb does is in `verbs`.
 
+pub mod pair;
 pub mod ucan;
 
 use std::path::PathBuf;
@@ -66,6 +67,12 @@ pub enum Verb {
     /// Your owner key: make it, show its id
     #[command(subcommand)]
     Key(Key),
+    /// Become the owner of a node, by the code that it shows
+    #[command(after_help = pair::EXAMPLES)]
+    Pair(Box<pair::Pair>),
+    /// Who owns the node, and who may come
+    #[command(subcommand, after_help = pair::OWNER_EXAMPLES)]
+    Owner(pair::Owner),
     /// Nodes met before, by address
     Known {
         #[command(subcommand)]

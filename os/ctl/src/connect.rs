@@ -61,7 +61,8 @@ pub async fn connect(
     Err(last)
 }
 
-async fn dial(
+/// Connects to whoever is there.
+pub async fn dial(
     address: SocketAddr,
     credentials: &Credentials,
     wait: Duration,
@@ -79,7 +80,7 @@ async fn dial(
     }
 }
 
-fn credentials(owner: &NodeKey) -> Result<Credentials> {
+pub fn credentials(owner: &NodeKey) -> Result<Credentials> {
     let session = NodeKey::generate()?;
     let (now, lifetime) = (system_clock(), os_certificate::LIFETIME_S);
     let (leaf, ca) = os_certificate::certify(owner, session.node_id().as_bytes(), now, lifetime)?;
@@ -87,6 +88,11 @@ fn credentials(owner: &NodeKey) -> Result<Credentials> {
 }
 
 impl Remote {
+    /// The connection was made by [`dial`].
+    pub fn of((endpoint, connection, node): (Endpoint, Connection, NodeId), key: NodeId) -> Self {
+        Self { endpoint, connection, key, node, ucan: None }
+    }
+
     pub fn showing(self, ucan: Option<Vec<u8>>) -> Self {
         Self { ucan, ..self }
     }

@@ -12,6 +12,7 @@ mod known_nodes;
 mod lifetime;
 mod node;
 mod output;
+mod pairing;
 mod repository;
 mod table;
 mod target;

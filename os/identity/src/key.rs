@@ -22,6 +22,10 @@ pub mod domain {
     pub const RELEASE: &str = "release";
     /// Delegations taken back (`os-ucan`).
     pub const UCAN_REVOCATION: &str = "ucan-revocation";
+    /// What was said while a node was paired (`pairing-proto`), by whoever becomes its owner.
+    pub const PAIR_CLAIMANT: &str = "pair-claimant";
+    /// The same, by the node.
+    pub const PAIR_NODE: &str = "pair-node";
 }
 
 /// The signature is not this key's over this message in this domain, or the key is not a valid point.
@@ -34,6 +38,7 @@ pub struct NodeKey(SigningKey);
 
 impl NodeKey {
     /// A new key from the kernel's random numbers.
+    #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
     pub fn generate() -> std::io::Result<Self> {
         let mut seed = Zeroizing::new([0u8; 32]);
         getrandom::fill(seed.as_mut()).map_err(std::io::Error::from)?;
@@ -82,7 +87,8 @@ pub fn verify_raw(signer: &NodeId, message: &[u8], signature: &[u8]) -> Result<(
     key.verify_strict(message, &signature).map_err(|_| SignatureError)
 }
 
-fn signed_bytes(domain: &str, message: &[u8]) -> Vec<u8> {
+/// What [`NodeKey::sign`] signs, for keys that are kept elsewhere (a browser's).
+pub fn signed_bytes(domain: &str, message: &[u8]) -> Vec<u8> {
     [b"macula-os\0", domain.as_bytes(), b"\0", message].concat()
 }
 

@@ -7,5 +7,5 @@
 mod key;
 mod node_id;
 
-pub use key::{NodeKey, SIGNATURE_LEN, Signature, SignatureError, domain, verify, verify_raw};
+pub use key::{NodeKey, SIGNATURE_LEN, Signature, SignatureError, domain, signed_bytes, verify, verify_raw};
 pub use node_id::{NodeId, ParseNodeIdError};

@@ -29,6 +29,7 @@ pub mod uid {
     pub const CONSOLE: u32 = 108;
     /// The owner's checks of a trial; no service.
     pub const CHECK: u32 = 109;
+    pub const PAIRING: u32 = 110;
 }
 
 /// For methods that change something: whoever stands at the console may look, and is not thereby the owner.

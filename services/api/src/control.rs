@@ -19,6 +19,7 @@ pub mod protocol {
     pub const CONTENT: &str = "control-content/1";
     pub const DHT: &str = "control-dht/1";
     pub const MESH: &str = "control-mesh/1";
+    pub const PAIRING: &str = "control-pairing/1";
     /// Not frames but D-Bus: the owner's RAUC clients (`maculactl rauc-bus`) and a bus that has one name.
     pub const RAUC: &str = "control-rauc/1";
 

@@ -21,6 +21,13 @@ pub trait Identity {
     /// Seed of the Ed25519 key by which existing Macula clients know this node's station, 32 bytes, the same over restarts. Only `mesh` may ask.
     fn station_seed(&self) -> zbus::Result<Vec<u8>>;
 
+    /// A 64-byte signature in the domain `pair-node` over what was said in a pairing (32 bytes). Only `pairing` may ask.
+    fn prove_pairing(&self, transcript: &[u8]) -> zbus::Result<Vec<u8>>;
+
+    /// This node's delegation to a key (32 bytes), as `os_ucan::chain` writes it: with an empty chain everything on this node, for its owner; with one that is
+    /// made out to this node what that grants, and no more. Only `pairing` may ask.
+    fn delegate(&self, audience: &[u8], chain: &[u8]) -> zbus::Result<Vec<u8>>;
+
     /// A 64-byte signature in the domain `dht-record`. Only `dht` may ask.
     fn sign_record(&self, payload: &[u8]) -> zbus::Result<Vec<u8>>;
 }

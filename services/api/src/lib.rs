@@ -20,6 +20,7 @@ pub mod frame;
 pub mod identity;
 pub mod mesh;
 pub mod network;
+pub mod pairing;
 pub mod reconciler;
 pub mod report;
 pub mod supervisor;

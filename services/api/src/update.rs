@@ -33,3 +33,19 @@ pub trait Audit {
     /// A line about who was let in or refused, for the audit log. `verdict`: `granted` or `refused`.
     fn note_access(&self, verdict: &str, text: &str) -> zbus::Result<()>;
 }
+
+/// All that `pairing` may ask of `update`.
+#[zbus::proxy(
+    interface = "io.macula.Adoption1",
+    default_service = "io.macula.Update",
+    default_path = "/io/macula/Adoption"
+)]
+pub trait Adoption {
+    /// Makes changes of the configuration, all or none, for whoever is paired: JSON of a [`crate::pairing::Adoption`]. After the
+    /// answer they are on the disk; a second later whoever holds the old ones starts again.
+    fn adopt(&self, adoption: &str) -> zbus::Result<()>;
+
+    /// What `macula-pair.txt` on the boot partition is to say; empty: it is not to be there. Written only when that is news, and
+    /// refused when it was news too often.
+    fn pair_file(&self, text: &str) -> zbus::Result<()>;
+}

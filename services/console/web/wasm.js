@@ -3,11 +3,7 @@
 let module;
 
 async function load() {
-  let memory;
-  const page = { random: (at, length) => crypto.getRandomValues(new Uint8Array(memory.buffer, at, length)) };
-  const { instance } = await WebAssembly.instantiateStreaming(fetch("/console/macula.wasm"), { page });
-  ({ memory } = instance.exports);
-  return instance.exports;
+  return (await WebAssembly.instantiateStreaming(fetch("/console/macula.wasm"))).instance.exports;
 }
 
 /** Throws what is wrong as an Error; answers what is under `ok`, or `{sign}` when something has to be signed first. */

@@ -3,6 +3,8 @@
 //! The key lives in `/state/identity/node.key`, readable by this service alone, in two copies, written so that a power cut
 //! leaves either no key (the next boot makes one) or a whole one.
 
+mod delegate;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,8 +26,14 @@ async fn main() -> Result<()> {
     tracing::info!("node {}", key.node_id());
     daemon::status(&key.node_id().to_string());
     daemon::ready();
-    let everybody =
-        [bus::uid::MESH, bus::uid::DHT, bus::uid::CONTENT, bus::uid::RECONCILER, bus::uid::UPDATE];
+    let everybody = [
+        bus::uid::MESH,
+        bus::uid::DHT,
+        bus::uid::CONTENT,
+        bus::uid::RECONCILER,
+        bus::uid::UPDATE,
+        bus::uid::PAIRING,
+    ];
     bus::serve(listener, &everybody, |builder, uid| {
         builder.serve_at("/io/macula/Identity", Identity { key: key.clone(), uid })
     })
@@ -112,6 +120,25 @@ impl Identity {
     fn reset_key(&self) -> zbus::fdo::Result<Vec<u8>> {
         self.only(bus::uid::MESH)?;
         Ok(Sha256::digest(self.key.sign(domain::QUIC_RESET, b"")).to_vec())
+    }
+
+    fn prove_pairing(&self, transcript: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {
+        self.only(bus::uid::PAIRING)?;
+        if transcript.len() != 32 {
+            return Err(zbus::fdo::Error::InvalidArgs("a transcript's hash is 32 bytes".into()));
+        }
+        Ok(self.key.sign(domain::PAIR_NODE, &transcript).to_vec())
+    }
+
+    fn delegate(&self, audience: Vec<u8>, chain: Vec<u8>) -> zbus::fdo::Result<Vec<u8>> {
+        self.only(bus::uid::PAIRING)?;
+        let audience = bus::node_id(&audience)?;
+        let made = if chain.is_empty() {
+            delegate::everything(&self.key, audience)
+        } else {
+            delegate::what_it_has(&self.key, audience, &chain)
+        };
+        made.map_err(bus::failed)
     }
 
     fn station_seed(&self) -> zbus::fdo::Result<Vec<u8>> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use os_config::{Config, Encryption, edit};
+use services_api::pairing::Adoption;
 use services_api::report::{ConfigChange, ConfigChanged, ResetParams};
 
 use crate::updater::Updater;
@@ -16,6 +17,19 @@ use crate::updater::Updater;
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 /// In this service's folder.
 const RECOVERY_KEY: &str = "recovery.key";
+/// What a pairing may change. `pairing` is talked to by strangers.
+const ADOPTED: [&str; 10] = [
+    "owner",
+    "name",
+    "realm",
+    "time_zone",
+    "network.country",
+    "network.wifi",
+    "update.channel",
+    "update.publisher",
+    "update.release_keys",
+    "mesh.seeds",
+];
 
 pub struct Configuration(Mutex<Now>);
 
@@ -91,6 +105,31 @@ pub async fn change(updater: &Arc<Updater>, change: &ConfigChange, who: &str) ->
     Ok(ConfigChanged { effect: effect.says.into() })
 }
 
+/// Makes the changes that a pairing asks for: all, in one write, or none. The node is its new owner's from that write on.
+pub async fn adopt(updater: &Arc<Updater>, adoption: &Adoption) -> Result<()> {
+    let _turn = updater.config_turn.lock().await;
+    let mut changes = Vec::new();
+    for change in &adoption.changes {
+        if !ADOPTED.contains(&change.key.as_str()) {
+            bail!("`{}` is not for pairing to change", change.key);
+        }
+        let value = change.value.as_deref().with_context(|| format!("`{}` has no value", change.key))?;
+        changes.push((change.key.as_str(), value));
+    }
+    let configuration = &updater.node.configuration;
+    let before = configuration.text()?;
+    let (text, config) = edit::set_all(&before, &changes)?;
+    let supervisor = updater.links.supervisor().await?;
+    if text != before {
+        supervisor.write_config(&text).await.context("the supervisor does not write it")?;
+        configuration.replace(text, config);
+    }
+    let keys: Vec<&str> = changes.iter().map(|(key, _)| *key).collect();
+    updater.records.event("paired", format!("{}; changed: {}", adoption.who, keys.join(", ")));
+    restart_later(updater.clone(), &["reconciler", "mesh"]);
+    Ok(())
+}
+
 fn describe(change: &ConfigChange) -> String {
     match &change.value {
         Some(_) if edit::is_secret(&change.key) => format!("{} set", change.key),
@@ -113,7 +152,11 @@ struct Effect {
 /// `reconciler` reads the file again and again, so it always starts again.
 fn effect(key: &str) -> Effect {
     match key.split('.').next().unwrap_or(key) {
-        "owner" | "mesh" | "clients" => Effect {
+        "owner" => Effect {
+            restart: &["reconciler", "mesh", "pairing"],
+            says: "holds in a second, when the mesh has started again; connections end",
+        },
+        "mesh" | "clients" => Effect {
             restart: &["reconciler", "mesh"],
             says: "holds in a second, when the mesh has started again; connections end",
         },

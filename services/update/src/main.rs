@@ -26,6 +26,7 @@ mod install;
 mod links;
 mod node;
 mod owner;
+mod pair_file;
 mod rauc;
 mod records;
 mod renewal;
@@ -74,12 +75,17 @@ async fn run() -> Result<()> {
     daemon::ready();
     bus::serve_each(
         listener,
-        &[bus::uid::RECONCILER, bus::uid::CONSOLE, bus::uid::MESH],
+        &[bus::uid::RECONCILER, bus::uid::CONSOLE, bus::uid::MESH, bus::uid::PAIRING],
         move |builder, uid| {
             let updater = updater.clone();
             async move {
                 if uid == bus::uid::MESH {
                     let builder = builder.serve_at("/io/macula/Audit", updater::AccessServer { updater });
+                    builder.build().await?.closed().await;
+                    return Ok(());
+                }
+                if uid == bus::uid::PAIRING {
+                    let builder = builder.serve_at("/io/macula/Adoption", pair_file::Server { updater });
                     builder.build().await?.closed().await;
                     return Ok(());
                 }

@@ -74,6 +74,8 @@ pub struct Updater {
     /// One at a time on the ESP.
     esp: Mutex<()>,
     /// One change of the configuration at a time.
+    /// How often `macula-pair.txt` was written.
+    pub pair_file: tokio::sync::Mutex<crate::pair_file::Budget>,
     pub config_turn: tokio::sync::Mutex<()>,
 }
 
@@ -99,6 +101,7 @@ impl Updater {
             space_complaint: Mutex::default(),
             node_id: OnceCell::new(),
             esp: Mutex::default(),
+            pair_file: tokio::sync::Mutex::default(),
             config_turn: tokio::sync::Mutex::default(),
         })
     }

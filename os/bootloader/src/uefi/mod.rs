@@ -192,12 +192,46 @@ impl<D: BlockDevice> Bootloader for Uefi<D> {
         Ok(Some(bytes))
     }
 
+    fn write_file(&mut self, name: &str, content: &[u8]) -> Result<()> {
+        let directory = self.fat.directory("")?;
+        let staged = format!("{name}{STAGED}");
+        self.remove_file(&staged)?;
+        let files = self.fat.list(directory)?;
+        let short = small_shorts().find(|short| files.iter().all(|file| file.short != *short));
+        let short = short.ok_or_else(|| BootloaderError::Exists(staged.clone()))?;
+        let mut data = content;
+        match self.at_path(name)? {
+            None => {
+                self.fat.create(directory, &NewFile { long: name, short }, content.len() as u32, &mut data)
+            }
+            Some(present) => {
+                self.fat.create(
+                    directory,
+                    &NewFile { long: &staged, short },
+                    content.len() as u32,
+                    &mut data,
+                )?;
+                let staged = self.at_path(&staged)?.ok_or(BootloaderError::NotFound(staged))?;
+                self.fat.replace(&present, &staged)
+            }
+        }
+    }
+
     fn remove_file(&mut self, path: &str) -> Result<bool> {
         match self.at_path(path)? {
             Some(file) => self.fat.delete(&file).map(|()| true),
             None => Ok(false),
         }
     }
+}
+
+/// Short names for small files at the top.
+fn small_shorts() -> impl Iterator<Item = [u8; 11]> {
+    (b'0'..=b'9').map(|digit| {
+        let mut short = *b"MASMALL0TXT";
+        short[7] = digit;
+        short
+    })
 }
 
 fn staged_name(seq: u32) -> Result<String> {

@@ -42,6 +42,43 @@ fn reading_writes_nothing() {
 }
 
 #[test]
+fn a_small_file_is_written_replaced_and_removed() {
+    let mut uefi = open(esp());
+    uefi.write_file("macula-pair.txt", b"first").unwrap();
+    assert_eq!(uefi.read_file("macula-pair.txt", 100).unwrap().unwrap(), b"first");
+    for round in 0..30 {
+        let text = format!("round {round}");
+        uefi.write_file("macula-pair.txt", text.as_bytes()).unwrap();
+        assert_eq!(uefi.read_file("MACULA-PAIR.TXT", 100).unwrap().unwrap(), text.as_bytes());
+    }
+    assert_eq!(uefi.read_file("macula.toml", 100).unwrap().unwrap(), b"owner = 1");
+    fsck(&disk(&mut uefi).bytes);
+    assert!(uefi.remove_file("macula-pair.txt").unwrap());
+    assert!(uefi.read_file("macula-pair.txt", 100).unwrap().is_none());
+    fsck(&disk(&mut uefi).bytes);
+}
+
+#[test]
+fn a_cut_while_a_small_file_is_replaced_leaves_the_old_one_or_the_new_one() {
+    let mut uefi = open(esp());
+    uefi.write_file("macula-pair.txt", b"old").unwrap();
+    let before = disk(&mut uefi).bytes.clone();
+    disk(&mut uefi).log.clear();
+    uefi.write_file("macula-pair.txt", b"new").unwrap();
+    let log = disk(&mut uefi).log.clone();
+    for cut in 0..=log.len() {
+        let mut bytes = before.clone();
+        for op in &log[..cut] {
+            if let Op::Write { offset, data } = op {
+                bytes[*offset as usize..][..data.len()].copy_from_slice(data);
+            }
+        }
+        let found = open(bytes).read_file("macula-pair.txt", 100).unwrap().unwrap();
+        assert!(found == b"old" || found == b"new", "{cut}: {found:?}");
+    }
+}
+
+#[test]
 fn rule_7_an_update_needs_nothing_but_the_one_trait() {
     let mut uefi = open(esp());
     let backend: &mut dyn Bootloader = &mut uefi;

@@ -9,6 +9,8 @@ mod dht;
 mod identity;
 mod mesh;
 mod network;
+mod owner;
+mod pair;
 mod publish;
 mod rauc;
 mod release;
@@ -45,6 +47,8 @@ pub async fn run(cli: Cli) -> Result<()> {
     let s = &session;
     match cli.verb {
         Verb::Key(verb) => identity::key(s, verb),
+        Verb::Pair(wanted) => pair::pair(s, &wanted).await,
+        Verb::Owner(verb) => owner::owner(s, &verb).await,
         Verb::Known { verb } => identity::known(s, verb),
         Verb::Status { watch: true } => status::watch(s, None).await,
         Verb::Status { watch: false } => status::status(s).await,

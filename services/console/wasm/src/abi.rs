@@ -2,23 +2,6 @@
 
 use std::alloc::Layout;
 
-// Asked of the page: fills so many bytes from `crypto.getRandomValues`.
-#[link(wasm_import_module = "page")]
-unsafe extern "C" {
-    fn random(at: *mut u8, length: usize);
-}
-
-/// getrandom's source on this target, which has none of its own.
-///
-/// # Safety
-/// `at` is writable for `length` bytes.
-#[unsafe(no_mangle)]
-unsafe extern "Rust" fn __getrandom_v03_custom(at: *mut u8, length: usize) -> Result<(), getrandom::Error> {
-    // SAFETY: the page writes exactly these bytes.
-    unsafe { random(at, length) };
-    Ok(())
-}
-
 /// Room for so many bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn alloc(length: usize) -> *mut u8 {

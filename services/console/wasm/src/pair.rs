@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use data_encoding::HEXLOWER;
 use pairing_proto::claimant::{Confirming, Proving};
 use pairing_proto::{
-    Answer, Claimant, HandOver, Introduction, Opened, PairCode, PairError, Paired, Request, Secret, Slot, setup,
+    Answer, Claimant, HandOver, Introduction, Opened, PairCode, PairError, Paired, Request, Secret, Slot,
+    setup,
 };
 use serde_json::{Value, json};
 
@@ -64,7 +65,10 @@ fn begin(question: &Question) -> Result<(Run, Value), Failed> {
         None => (None, question.text("secret")?.parse::<Secret>().map_err(|e| format!("{e}"))?, Slot::Screen),
     };
     let (claimant, hello) = Claimant::new(me, (fingerprint, &secret, place), session, &secret_bytes);
-    Ok((Run::Hello(claimant), json!({ "send": HEXLOWER.encode(&hello), "session": HEXLOWER.encode(&session) })))
+    Ok((
+        Run::Hello(claimant),
+        json!({ "send": HEXLOWER.encode(&hello), "session": HEXLOWER.encode(&session) }),
+    ))
 }
 
 fn go_on(run: Option<Run>, step: &str, question: &Question) -> Result<(Run, Value), Failed> {
@@ -76,7 +80,8 @@ fn go_on(run: Option<Run>, step: &str, question: &Question) -> Result<(Run, Valu
     Ok(match (run, step) {
         (Some(Run::Hello(claimant)), "welcome") => {
             let proving = claimant.welcome(&heard()?)?;
-            let told = json!({ "sign": HEXLOWER.encode(&proving.to_sign()), "node": proving.node().to_string() });
+            let told =
+                json!({ "sign": HEXLOWER.encode(&proving.to_sign()), "node": proving.node().to_string() });
             (Run::Proving(proving), told)
         }
         (Some(Run::Proving(proving)), "signed") => {

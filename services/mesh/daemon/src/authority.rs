@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mesh_proto::rpc::{CallError, Code};
 use os_identity::NodeId;
-use os_ucan::{Authorizer, CLOCK_SKEW_S, Grant, Refusal, Request};
+use os_ucan::{Authorizer, CLOCK_SKEW_S, Grant, Refusal, Request, Token, chain};
 use services_api::{bus, clock, update::AuditProxy};
 use tokio::sync::mpsc;
 
@@ -105,10 +105,12 @@ impl Authority {
         Ok(())
     }
 
-    /// Delegations begin with the owner, or with the node itself, which delegates to its owner.
+    /// Delegations begin with the owner, or with the node itself, which delegates to its owner. What it has once delegated to an owner of
+    /// before is worth nothing any more.
     fn walk(&self, invoker: NodeId, asked: &Asked, ucan: &[u8]) -> Result<(Grant, Vec<Pair>), Refusal> {
         let mut first = None;
-        for root in self.owner.into_iter().chain([self.me]) {
+        let through_owner = self.owner.is_some_and(|owner| begins_with(ucan, self.me, owner));
+        for root in self.owner.into_iter().chain(through_owner.then_some(self.me)) {
             match self.walk_from(root, invoker, asked, ucan) {
                 Err(e @ (Refusal::NotFromRoot { .. } | Refusal::WrongSubject { .. })) => {
                     first.get_or_insert(e);
@@ -179,6 +181,18 @@ impl Pass {
     pub fn is_free(&self) -> bool {
         self.until.is_none() && self.rests_on.is_empty()
     }
+}
+
+/// Whether a chain that begins with the node leads on through its present owner.
+fn begins_with(ucan: &[u8], node: NodeId, owner: NodeId) -> bool {
+    let tokens = chain::decode(ucan).unwrap_or_default();
+    let mut of_node = tokens
+        .iter()
+        .filter_map(|bytes| Token::decode(bytes).ok())
+        .filter(|token| token.delegation.issuer.key() == Some(node))
+        .peekable();
+    // All of them: a chain may hold tokens that no link needs, and which of two is needed is the walk's to find.
+    of_node.peek().is_some() && of_node.all(|token| token.delegation.audience.key() == Some(owner))
 }
 
 /// Brings lines to the audit log, which `update` keeps.

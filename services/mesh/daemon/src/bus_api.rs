@@ -82,8 +82,14 @@ fn same(a: &Connection, b: &Connection) -> bool {
 }
 
 pub async fn serve(listener: UnixListener, links: Arc<Links>) -> Result<()> {
-    let services =
-        [bus::uid::DHT, bus::uid::CONTENT, bus::uid::RECONCILER, bus::uid::UPDATE, bus::uid::CONSOLE];
+    let services = [
+        bus::uid::DHT,
+        bus::uid::CONTENT,
+        bus::uid::RECONCILER,
+        bus::uid::UPDATE,
+        bus::uid::CONSOLE,
+        bus::uid::PAIRING,
+    ];
     bus::serve(listener, &services, |builder, uid| {
         builder.serve_at("/io/macula/Mesh", Mesh { links: links.clone(), uid })
     })

@@ -167,6 +167,23 @@ async fn a_delegation_opens_what_it_names_until_it_is_taken_back() {
     assert!(refused.text.contains("was revoked by"), "{refused}");
 }
 
+/// What the node delegated to whoever was its owner is worth nothing under another.
+#[tokio::test(flavor = "current_thread")]
+async fn a_former_owner_is_not_let_in_by_what_the_node_once_said() {
+    let (owner, former) = (NodeKey::from_seed(&[52; 32]), NodeKey::from_seed(&[53; 32]));
+    let a = Machine::owned(47, &[], Some(&owner)).await;
+    let b = Machine::start(48, &[&a]).await;
+    let _lamp = a.serve("home/lamp_v1", "macula/mesh/call", Procedure::Double).await;
+    let everything = format!("macula:{}/*", a.key.node_id());
+    for (through, let_in) in [(&owner, true), (&former, false)] {
+        let to_owner = link(&a.key, through.node_id(), "*", &everything, &[]);
+        let to_b = link(through, b.key.node_id(), "macula/mesh/call", &everything, &[&to_owner]);
+        let shown = chain::encode(&[&to_b, &to_owner]).unwrap();
+        let answer = b.call_by(&a, "home/lamp_v1", b"ab", &shown, PATIENCE).await;
+        assert_eq!(answer.is_ok(), let_in, "{answer:?}");
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn the_owners_methods_are_delegated_one_by_one() {
     let owner = NodeKey::from_seed(&[51; 32]);

@@ -11,7 +11,7 @@ use os_identity::NodeId;
 use crate::access::right;
 use crate::body::{Body, RequestBody};
 use crate::gate::{Gate, Slot};
-use crate::{Node, asset, call, content, control, events};
+use crate::{Node, asset, call, content, control, events, pair};
 
 /// What there may be at once (in all, and of one client), and how long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +119,7 @@ impl<N: Node> Gateway<N> {
             Route::Asset(name) => asset::get(&self.node, name, &head.headers),
             Route::Control(method) => control::post(self, from, method, head, body).await,
             Route::Live => control::live(self, from, head, body).await,
+            Route::Pair(session) => pair::post(self, from, session, head, body).await,
             Route::Content(mcid) => content::get(self, from, mcid, head).await,
             Route::Call { procedure, .. } => call::post(self, from, at, procedure, head, body).await,
             Route::Events { topic, .. } => events::get(self, from, at, topic, head, right).await,
@@ -133,9 +134,12 @@ impl<N: Node> Gateway<N> {
 
     fn place(&self, route: &Route) -> Result<NodeId, Problem> {
         match route {
-            Route::Document | Route::Content(_) | Route::Asset(_) | Route::Control(_) | Route::Live => {
-                Ok(self.node.id())
-            }
+            Route::Document
+            | Route::Content(_)
+            | Route::Asset(_)
+            | Route::Control(_)
+            | Route::Live
+            | Route::Pair(_) => Ok(self.node.id()),
             Route::Call { at: Place::Node(node), .. } | Route::Events { at: Place::Node(node), .. } => {
                 Ok(*node)
             }

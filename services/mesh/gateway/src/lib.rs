@@ -19,6 +19,7 @@ mod gateway;
 mod http12;
 mod http3;
 mod node;
+mod pair;
 mod tcp;
 mod watched;
 

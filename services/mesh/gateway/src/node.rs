@@ -105,6 +105,14 @@ pub trait Node: Send + Sync + 'static {
     /// An order of somebody's was refused after it was found to be his.
     fn refused(&self, who: NodeId, why: &dyn std::fmt::Display);
 
+    /// A message of somebody who pairs, who is there; the answer.
+    fn pair(
+        &self,
+        from: std::net::IpAddr,
+        session: [u8; 16],
+        message: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<u8>, Problem>> + Send;
+
     /// A file of the console.
     fn asset(&self, name: &'static str) -> Option<Asset>;
 

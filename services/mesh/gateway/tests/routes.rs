@@ -142,6 +142,8 @@ async fn calls_and_what_is_refused() {
             ("POST", "/", b"", 405, b"GET"),
             ("POST", "/control/os/status", b"", 401, b"signed by the owner"),
             ("GET", "/control/os/status", b"", 405, b"POST"),
+            ("POST", "/pair/41414141414141414141414141414141", b"bc", 200, b"Abc"),
+            ("GET", "/pair/41414141414141414141414141414141", b"", 405, b"POST"),
             ("POST", "/control/live", b"{}", 401, b"signed by the owner"),
             ("OPTIONS", "/control/live", b"", 204, b""),
             ("GET", "/events/home/nothing", b"", 404, b"no such topic"),

@@ -38,7 +38,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; 
 pub fn asset(path: &str) -> Option<&'static str> {
     let name = match path {
         "/" => "index.html",
-        "/pair" => "pair.html",
+        // QR codes hold upper case in less space.
+        "/pair" | "/PAIR" => "pair.html",
         "/favicon.ico" => "icon.svg",
         _ => path.strip_prefix("/console/")?,
     };

@@ -16,6 +16,7 @@ pub enum Family {
     Content,
     Dht,
     Mesh,
+    Pairing,
 }
 
 impl Family {
@@ -25,6 +26,7 @@ impl Family {
             "content" => Self::Content,
             "dht" => Self::Dht,
             "mesh" => Self::Mesh,
+            "pairing" => Self::Pairing,
             _ => return None,
         })
     }
@@ -35,6 +37,7 @@ impl Family {
             Self::Content => "content",
             Self::Dht => "dht",
             Self::Mesh => "mesh",
+            Self::Pairing => "pairing",
         }
     }
 }
@@ -54,7 +57,7 @@ impl Method {
 
 /// What follows `/control/`, but for `live`.
 pub fn method(rest: &str) -> Result<Method, Problem> {
-    let next = "the path reads /control/<os, content, dht or mesh>/<method>";
+    let next = "the path reads /control/<os, content, dht, mesh or pairing>/<method>";
     let wrong = || Problem::new(StatusCode::NOT_FOUND, "there is no such method", next);
     let (family, name) = rest.split_once('/').ok_or_else(wrong)?;
     let family = Family::parse(family).ok_or_else(wrong)?;

@@ -1,5 +1,6 @@
 //! Which path means what.
 
+use data_encoding::HEXLOWER;
 use http::{Method, StatusCode};
 use mesh_proto::is_resource;
 use os_content_id::Mcid;
@@ -27,6 +28,8 @@ pub enum Route {
     },
     Control(control::Method),
     Live,
+    /// A message of somebody who pairs; the run that it belongs to.
+    Pair([u8; 16]),
 }
 
 /// Where a procedure or topic is.
@@ -67,6 +70,11 @@ pub fn route(path: &str) -> Result<Route, Problem> {
             Ok(Route::Content(mcid))
         }
         Some(("rpc", rest)) => named(rest).map(|(at, procedure)| Route::Call { at, procedure }),
+        Some(("pair", session)) => {
+            let next = "the path reads /pair/<32 lower-case hexadecimal digits>";
+            let bytes = HEXLOWER.decode(session.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+            bytes.map(Route::Pair).ok_or_else(|| Problem::bad_request("this names no run of pairing", next))
+        }
         Some(("control", "live")) => Ok(Route::Live),
         Some(("control", rest)) => control::method(rest).map(Route::Control),
         Some(("events", rest)) => named(rest).map(|(at, topic)| Route::Events { at, topic }),
@@ -98,7 +106,7 @@ fn named(path: &str) -> Result<(Place, String), Problem> {
 /// For `Allow`.
 pub fn allowed_methods(route: &Route) -> &'static str {
     match route {
-        Route::Call { .. } | Route::Control(_) | Route::Live => "POST, OPTIONS",
+        Route::Call { .. } | Route::Control(_) | Route::Live | Route::Pair(_) => "POST, OPTIONS",
         _ => "GET, HEAD, OPTIONS",
     }
 }
@@ -106,13 +114,13 @@ pub fn allowed_methods(route: &Route) -> &'static str {
 impl Route {
     /// Whether pages of other origins may ask for it, where no token is needed.
     pub fn is_for_other_pages(&self) -> bool {
-        !matches!(self, Route::Asset(_) | Route::Control(_) | Route::Live)
+        !matches!(self, Route::Asset(_) | Route::Control(_) | Route::Live | Route::Pair(_))
     }
 
     /// Whether the method is one of the route's; `OPTIONS` is for whoever asks first.
     pub fn check_method(&self, method: &Method) -> Result<(), Problem> {
         let fits = match self {
-            Route::Call { .. } | Route::Control(_) | Route::Live => method == Method::POST,
+            Route::Call { .. } | Route::Control(_) | Route::Live | Route::Pair(_) => method == Method::POST,
             _ => method == Method::GET || method == Method::HEAD,
         };
         if fits {
@@ -128,7 +136,9 @@ impl Route {
     /// for everybody or since it asks for a signed order.
     pub fn asks(&self, me: &NodeId, at: &NodeId) -> Result<Option<Asked>, Problem> {
         let (ability, resource) = match self {
-            Route::Document | Route::Asset(_) | Route::Control(_) | Route::Live => return Ok(None),
+            Route::Document | Route::Asset(_) | Route::Control(_) | Route::Live | Route::Pair(_) => {
+                return Ok(None);
+            }
             Route::Content(mcid) => (ability::CONTENT, format!("macula:{me}/content/{mcid}")),
             Route::Call { procedure, .. } => (ability::CALL, format!("macula:{at}/rpc/{procedure}")),
             Route::Events { topic, .. } => (ability::SUBSCRIBE, format!("macula:{at}/topic/{topic}")),
@@ -156,6 +166,8 @@ mod tests {
         assert_eq!(route(&format!("/content/{mcid}")), Ok(Route::Content(mcid)));
         assert_eq!(route("/"), Ok(Route::Asset("index.html")));
         assert_eq!(route("/control/live"), Ok(Route::Live));
+        assert_eq!(route("/PAIR"), Ok(Route::Asset("pair.html")), "as a QR code has it");
+        assert_eq!(route(&format!("/pair/{}", "ab".repeat(16))), Ok(Route::Pair([0xab; 16])));
         assert!(matches!(route("/control/os/status"), Ok(Route::Control(_))));
         let call = Route::Call { at: Place::Node(node()), procedure: "shop/price_v1".into() };
         assert_eq!(route(&format!("/rpc/{NODE}/shop/price_v1")), Ok(call.clone()));
@@ -172,6 +184,9 @@ mod tests {
         for (path, status) in [
             ("", 404),
             ("/console/x.js", 404),
+            ("/pair/", 400),
+            (&format!("/pair/{}", "AB".repeat(16)), 400),
+            (&format!("/pair/{}", "ab".repeat(17)), 400),
             ("/control", 404),
             ("/control/os", 404),
             ("/control/live/", 404),

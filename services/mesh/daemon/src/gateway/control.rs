@@ -31,6 +31,7 @@ fn protocol_of(family: Family) -> &'static str {
         Family::Content => protocol::CONTENT,
         Family::Dht => protocol::DHT,
         Family::Mesh => protocol::MESH,
+        Family::Pairing => protocol::PAIRING,
     }
 }
 

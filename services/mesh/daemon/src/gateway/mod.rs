@@ -5,6 +5,7 @@ mod bearers;
 mod contents;
 mod control;
 mod node;
+mod pairing;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +21,7 @@ use crate::links::Links;
 use assets::Assets;
 use contents::Contents;
 use node::GatewayNode;
+use pairing::Pairing;
 
 /// Well before a certificate ends.
 const RENEW: Duration = Duration::from_secs(24 * 3600);
@@ -43,6 +45,7 @@ async fn serve(links: &Arc<Links>, config: &Config, udp: &Arc<AlpnPort>, tcp: &A
     let node = GatewayNode {
         contents: Contents::new(),
         assets: Assets::load(),
+        pairing: Pairing::new(),
         epoch,
         public: node::public(links.me(), &config.gateway.public)?,
         written: config.gateway.public.clone(),

@@ -1,5 +1,6 @@
 //! What the gateway gets from this node.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 
 use super::assets::Assets;
 use super::contents::Contents;
+use super::pairing::Pairing;
 use super::{bearers, control};
 use crate::access_log::Verdict;
 use crate::authority;
@@ -29,6 +31,7 @@ use crate::streams;
 pub struct GatewayNode {
     pub contents: Contents,
     pub assets: Assets,
+    pub pairing: Pairing,
     pub epoch: Epoch,
     pub public: Vec<Resource>,
     /// The same, as the owner wrote it.
@@ -123,6 +126,10 @@ impl Node for GatewayNode {
 
     fn refused(&self, who: NodeId, why: &dyn std::fmt::Display) {
         self.links.authority.note(Verdict::Refused, who, "an order over HTTP", why);
+    }
+
+    async fn pair(&self, from: IpAddr, session: [u8; 16], message: Vec<u8>) -> Result<Vec<u8>, Problem> {
+        self.pairing.step(from, &session, &message).await
     }
 
     fn asset(&self, name: &'static str) -> Option<Asset> {

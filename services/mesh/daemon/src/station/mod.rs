@@ -111,7 +111,7 @@ impl Policy {
         let ability = Ability::parse(ability).map_err(text)?;
         let resource = Resource::parse(&format!("macula:{}/{what}", self.links.me())).map_err(text)?;
         let shown = if request.ucan.is_empty() { Vec::new() } else { shown(request.ucan)? };
-        let root = self.links.owner.unwrap_or(self.links.me());
+        let root = self.links.owner.ok_or("this node has no owner who could have delegated anything")?;
         let asked = os_ucan::Request {
             invoker: *request.node,
             root,

@@ -108,6 +108,15 @@ impl Node for TestNode {
 
     fn refused(&self, _: NodeId, _: &dyn std::fmt::Display) {}
 
+    async fn pair(
+        &self,
+        _: std::net::IpAddr,
+        session: [u8; 16],
+        message: Vec<u8>,
+    ) -> Result<Vec<u8>, Problem> {
+        Ok([&session[..1], &message].concat())
+    }
+
     fn asset(&self, name: &'static str) -> Option<Asset> {
         let bytes: Arc<[u8]> = Arc::from(&b"a page"[..]);
         (name == "index.html").then(|| Asset { bytes, tag: "\"t\"".into(), gzip: false })
