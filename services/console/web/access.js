@@ -59,6 +59,7 @@ function mine(app) {
         h("button", { type: "button", class: "strong", on: { click: () => save(key) } }, "Save the key file"),
         h("button", { type: "button", class: "danger", on: { click: () => forget(app) } }, "Forget it here"))),
     card("Delegations", delegations(app)),
+    card("More nodes", more(app)),
     certificate(app),
   ];
 }
@@ -98,6 +99,33 @@ function delegations(app) {
       h("ol", { class: "plain" }, view.inspected.links.map((link, at) => h("li", { key: at },
         link.by && h("span", { class: "wrap" }, `${short(link.by)} lets ${short(link.to)}: ${link.can.join(", ")}${link.expires ? ` until ${time(link.expires)}` : ""}`),
         (link.problems ?? []).map((p) => h("span", { class: "under wrong", key: p }, p)))))),
+  ];
+}
+
+/** Pairing goes on at the other node's own page, with this key's file. */
+function more(app) {
+  const { view } = app;
+  const submit = (event) => {
+    event.preventDefault();
+    const text = document.getElementById("other").value.trim();
+    const found = /^https:\/\/[^/]+\/pair#\S+$/i.test(text);
+    view.otherError = found ? null : "This is no code's address: it begins with https:// and has /pair# in it.";
+    app.draw();
+    if (found) open(text, "_blank", "noopener");
+  };
+  const invite = async () => {
+    const text = "For ten minutes the node shows a code. Whoever pairs with it becomes its owner in your place, and you lose the node.";
+    if (!(await confirm({ title: "Hand this node over?", text, action: "Show a code", danger: true }))) return;
+    await app.act("Invite", async () => { view.invited = await app.api.call("pairing/invite", { minutes: 10 }); });
+  };
+  return [
+    h("p", {}, "A node without an owner shows a code. Save your key file above, then scan the code, or paste its address here: pairing goes on at that node's own page, where you choose the file."),
+    h("form", { on: { submit } }, h("label", { for: "other" }, "The code's address"),
+      h("div", { class: "row" }, h("input", { id: "other", autocomplete: "off", spellcheck: "false", placeholder: "https://192.0.2.8:4433/pair#k=…" }), h("button", { type: "submit" }, "Open it")),
+      view.otherError && h("p", { class: "note wrong", role: "alert" }, view.otherError)),
+    h("p", {}, "To give this node away, let it show a code for its next owner:"),
+    h("div", { class: "row" }, h("button", { type: "button", class: "danger", on: { click: invite } }, "Hand this node over")),
+    view.invited && facts([["Code", h("code", {}, view.invited.secret)], ["Address", view.invited.web && copyable(view.invited.web, "with the code in it")], ["Good for", `${Math.round(view.invited.expires_in_s / 60)} minutes`]]),
   ];
 }
 

@@ -72,8 +72,16 @@ export class Key {
   }
 
   static async keep(record) {
-    await store("readwrite", (keys) => keys.put(record, "owner"));
-    return Key.of(record);
+    const put = (kept) => store("readwrite", (keys) => keys.put(kept, "owner"));
+    try {
+      await put(record);
+      return await Key.of(record);
+    } catch {
+      // There are browsers that make such keys, and cannot keep them.
+      const plain = { ...record, secret: await new Key(record).seed() };
+      await put(plain);
+      return Key.of(plain);
+    }
   }
 
   static forget() {

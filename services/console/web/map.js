@@ -3,8 +3,11 @@
 import { bytes, card, chip, empty, h, short, table, trouble } from "./dom.js";
 
 export const title = "Map";
-const SIZE = 640;
-const HEIGHT = 400;
+const NARROW = matchMedia("(max-width: 599px)");
+
+export function enter(app) {
+  NARROW.onchange = app.draw;
+}
 
 /** How a peer is reached: a word, and the class of its line. */
 export function way(peer) {
@@ -29,22 +32,38 @@ export function draw(app) {
   ];
 }
 
-function places(peers) {
+/** Width, height, and the radii of the two rings: small screens get a smaller picture, not smaller letters. */
+function measures(crowd) {
+  return NARROW.matches ? [380, 380, 115, 100, 145, 145] : [640, 400, crowd ? 190 : 165, crowd ? 120 : 105, 275, 150];
+}
+
+/** The directly reached on an inner ring, the others outside: those behind a relay next to it. */
+function places(peers, [width, height, rx, ry, outerX, outerY]) {
   const near = peers.filter((p) => p.connected && (!p.via || p.via === "tcp"));
-  const rest = peers.filter((p) => !near.includes(p));
-  const found = new Map();
-  const ring = (list, rx, ry, turn) => list.forEach((peer, at) => {
-    const angle = turn + (2 * Math.PI * at) / list.length;
-    found.set(peer.node, [SIZE / 2 + rx * Math.cos(angle), HEIGHT / 2 + ry * Math.sin(angle)]);
-  });
-  ring(near, near.length > 8 ? 190 : 165, near.length > 8 ? 120 : 105, Math.PI);
-  ring(rest, 275, 150, Math.PI + Math.PI / Math.max(3, rest.length + near.length));
-  return found;
+  const angles = new Map(near.map((peer, at) => [peer.node, Math.PI + (2 * Math.PI * at) / near.length]));
+  const behind = new Map();
+  const away = peers.filter((p) => !near.includes(p) && !angles.has(p.via));
+  for (const peer of peers.filter((p) => !near.includes(p) && angles.has(p.via))) {
+    const count = (behind.get(peer.via) ?? 0) + 1;
+    behind.set(peer.via, count);
+    angles.set(peer.node, angles.get(peer.via) + Math.ceil(count / 2) * (count % 2 ? -1 : 1) * (NARROW.matches ? 0.9 : 0.5));
+  }
+  const step = (2 * Math.PI) / Math.max(3, away.length);
+  away.forEach((peer, at) => angles.set(peer.node, Math.PI + step / 2 + step * at));
+  const place = (peer) => {
+    const [x, y] = near.includes(peer) ? [rx, ry] : [outerX, outerY];
+    return [width / 2 + x * Math.cos(angles.get(peer.node)), height / 2 + y * Math.sin(angles.get(peer.node)) - 12];
+  };
+  return new Map(peers.map((peer) => [peer.node, place(peer)]));
 }
 
 function picture(app, peers) {
-  const at = places(peers);
-  const center = [SIZE / 2, HEIGHT / 2];
+  const size = measures(peers.length > 8);
+  const [width, height] = size;
+  const at = places(peers, size);
+  const center = [width / 2, height / 2 - 12];
+  const rows = [center[1], ...[...at.values()].map(([, y]) => y)];
+  const [top, bottom] = [Math.min(...rows) - 44, Math.max(...rows) + 76];
   const line = ([x1, y1], [x2, y2], kind, key) => h("svg:line", { key, class: `line ${kind}`, x1, y1, x2, y2 });
   const lines = peers.flatMap((peer) => {
     const [, kind] = way(peer);
@@ -61,7 +80,7 @@ function picture(app, peers) {
   const dots = peers.map((peer) => dot(peer.node, at.get(peer.node), `${way(peer)[1]}${peer.relay ? " relay" : ""}`, short(peer.node),
     peer.connected ? `${(peer.rtt_us / 1000).toFixed(peer.rtt_us < 10000 ? 1 : 0)} ms` : "away", peer.connected ? `#/node/${peer.node}` : null));
   const connected = peers.filter((p) => p.connected).length;
-  return h("svg:svg", { class: "map", viewBox: `0 0 ${SIZE} ${HEIGHT}`, role: "group",
+  return h("svg:svg", { class: "map", viewBox: `0 ${top} ${width} ${bottom - top}`, role: "group",
     "aria-label": `This node and ${peers.length} others, ${connected} of them connected. The table below says the same.` },
     lines, dots, dot("me", center, "me", app.seen.status?.name ?? short(app.document.node), "this node"));
 }
