@@ -25,11 +25,13 @@ pub enum Need {
     Test,
     /// What tests of the gateway need besides.
     Browser,
+    /// What tests of the console need besides.
+    Console,
 }
 
 /// Finds what is missing and installs it: as root or through sudo; otherwise prints the one line to run and stops.
 pub fn prepare(need: Need) -> Result<()> {
-    rust_target()?;
+    rust_target(TARGET)?;
     let missing = missing(need);
     if !missing.is_empty() {
         install(&missing)?;
@@ -64,6 +66,9 @@ fn missing(need: Need) -> Vec<&'static str> {
         let browser = [("chromium", "chromium"), ("python3", "python3-venv"), ("openssl", "openssl")];
         wanted.extend_from_slice(&browser);
     }
+    if need == Need::Console {
+        wanted.extend_from_slice(&[("chromium", "chromium"), ("node", "nodejs"), ("npm", "npm")]);
+    }
     let mut packages: Vec<_> = tools::missing(&wanted).into_iter().map(|(_, package)| package).collect();
     if machines && !FIRMWARE.iter().any(|f| Path::new(f).exists()) {
         packages.push("ovmf");
@@ -87,18 +92,18 @@ pub fn cargo() -> Command {
 }
 
 /// rustup adds the target by itself from rust-toolchain.toml, unless that was switched off.
-fn rust_target() -> Result<()> {
+pub fn rust_target(target: &str) -> Result<()> {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().context("cannot run rustc")?;
     let sysroot = String::from_utf8_lossy(&sysroot.stdout).trim().to_string();
-    if Path::new(&sysroot).join("lib/rustlib").join(TARGET).is_dir() {
+    if Path::new(&sysroot).join("lib/rustlib").join(target).is_dir() {
         return Ok(());
     }
-    eprintln!("installing the Rust target {TARGET}");
-    let added = Command::new("rustup").args(["target", "add", TARGET]).status();
+    eprintln!("installing the Rust target {target}");
+    let added = Command::new("rustup").args(["target", "add", target]).status();
     if added.is_ok_and(|s| s.success()) {
         return Ok(());
     }
-    bail!("the Rust target {TARGET} is missing; run: rustup target add {TARGET}")
+    bail!("the Rust target {target} is missing; run: rustup target add {target}")
 }
 
 fn install(packages: &[&str]) -> Result<()> {

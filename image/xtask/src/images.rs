@@ -10,7 +10,7 @@ use init_plan::unit::Unit;
 use qemu_lab::{ReleaseFiles, Releases};
 
 use crate::host::{self, Need};
-use crate::{Tree, binaries};
+use crate::{Tree, binaries, console};
 
 /// The board that QEMU boots.
 pub const QEMU_BOARD: &str = "x86-generic";
@@ -196,12 +196,13 @@ fn build_programs(
     Ok(image_builder::build(&spec, &Progress::stderr())?)
 }
 
-/// The services' unit files, as files of the root.
+/// The services' unit files and the console, as files of the root.
 fn units(tree: &Tree) -> Result<BTreeMap<String, Vec<u8>>> {
     let read = |service: &&str| {
         let path = tree.root.join("services").join(service).join("unit.toml");
         let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok((format!("{UNITS}/{service}.toml"), bytes))
     };
-    SERVICES.iter().map(read).collect()
+    let units: Result<BTreeMap<_, _>> = SERVICES.iter().map(read).collect();
+    Ok(units?.into_iter().chain(console::overlay(tree)?).collect())
 }

@@ -4,6 +4,7 @@ mod bench;
 mod binaries;
 mod boot_tests;
 mod campaign;
+mod console;
 mod demo;
 mod host;
 mod images;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use qemu_lab::Releases;
 
 use crate::host::{self, Need, TARGET};
-use crate::{Tree, boot_tests, images};
+use crate::{Tree, boot_tests, console, images};
 
 /// Crates that run on the machine that builds, not on a node.
 const HOST_CRATES: [&str; 8] = [
@@ -22,7 +22,7 @@ const HOST_CRATES: [&str; 8] = [
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only these parts, in the order of the list: all but `client` and `gateway` by default.
+    /// Only these parts, in the order of the list: all but `client`, `gateway` and `console` by default.
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// Passed on to the test program: a test's name or a part of it.
@@ -46,6 +46,8 @@ enum Part {
     Gateway,
     /// Claimants at a node's real programs: who gets in, and what those read who do not.
     Pairing,
+    /// The console in headless Chromium. Only when it is named: it fetches what drives it.
+    Console,
     /// Mesh processes behind NATs, in network namespaces, as root; when it is named, all pairs of the table in
     /// docs/guides/reaching.md.
     Network,
@@ -56,7 +58,7 @@ const AIOQUIC: &str = "aioquic==1.7.2";
 
 pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     host::prepare(Need::Test)?;
-    let named = [Part::Client, Part::Gateway, Part::Network];
+    let named = [Part::Client, Part::Gateway, Part::Console, Part::Network];
     let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && !named.contains(&part));
     if wanted(Part::Lint) {
         cargo(tree, &["fmt", "--all", "--check"])?;
@@ -80,6 +82,9 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     }
     if wanted(Part::Gateway) {
         gateway(tree, options)?;
+    }
+    if wanted(Part::Console) {
+        console::test(tree, options.only.as_deref())?;
     }
     if wanted(Part::Network) {
         network(tree, options)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use os_identity::NodeId;
 
-use crate::invocation::Invocation;
+use crate::invocation::{Invocation, Proven, prove};
 use crate::refusal::Refusal;
 use crate::walk::{Question, Walk};
 use crate::{Ability, CLOCK_SKEW_S, Capability, Format, Resource, Token, TokenId, chain, dag_cbor};
@@ -101,16 +101,14 @@ impl Authorizer {
         now: u64,
         revoked: impl Fn(&TokenId, &NodeId) -> bool,
     ) -> Result<(Invocation, Grant), Refusal> {
-        let invocation = Invocation::decode(invocation).map_err(Refusal::UnreadableInvocation)?;
-        let (invoker, root) = invocation.check(executor, now)?;
-        let until = invocation.expires;
         let raw = if chain.is_empty() { Vec::new() } else { chain::decode(chain)? };
         let tokens = self.read(&raw)?;
+        let sent: Vec<_> = tokens.iter().map(|t| t.id).collect();
         if let Some(at) = tokens.iter().position(|token| token.format != Format::DagCbor) {
             return Err(Refusal::MixedFormats { number: at + 1 });
         }
-        invocation.check_proofs(&tokens.iter().map(|t| t.id).collect::<Vec<_>>())?;
-        invocation.verify()?;
+        let Proven { invocation, invoker, subject: root } = prove(invocation, &sent, executor, now)?;
+        let until = invocation.expires;
         if invoker == root {
             return Ok((invocation, Grant { chain: Vec::new(), until }));
         }

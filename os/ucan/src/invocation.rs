@@ -122,12 +122,39 @@ pub struct Order {
     pub expires: Option<u64>,
 }
 
+/// An invocation that its issuer signed for this executor, with the very proofs that it names. What these are worth is still open.
+#[derive(Debug, Clone)]
+pub struct Proven {
+    pub invocation: Invocation,
+    pub invoker: NodeId,
+    pub subject: NodeId,
+}
+
+/// Everything about an invocation but what its proofs grant: for whoever has rules of its own for that. `sent`: the proofs that came
+/// along, the leaf first.
+pub fn prove(bytes: &[u8], sent: &[TokenId], executor: &NodeId, now: u64) -> Result<Proven, Refusal> {
+    let invocation = Invocation::decode(bytes).map_err(Refusal::UnreadableInvocation)?;
+    let (invoker, subject) = invocation.check(executor, now)?;
+    invocation.check_proofs(sent)?;
+    invocation.verify()?;
+    Ok(Proven { invocation, invoker, subject })
+}
+
 /// Signs an order.
 pub fn issue(order: &Order, key: &NodeKey) -> Result<Vec<u8>, EncodeError> {
+    issue_with(order, &key.node_id(), |bytes| key.sign_raw(bytes))
+}
+
+/// Writes an order of `issuer`; `sign` signs exactly the bytes that it gets, with a key that may be elsewhere.
+pub fn issue_with(
+    order: &Order,
+    issuer: &NodeId,
+    sign: impl FnOnce(&[u8]) -> Signature,
+) -> Result<Vec<u8>, EncodeError> {
     let text = |text: String| Ipld::String(text);
     let link = |id: &TokenId| Ipld::Link(id.link(Format::DagCbor));
     let mut payload = BTreeMap::from([
-        ("iss".to_owned(), text(key.node_id().to_string())),
+        ("iss".to_owned(), text(issuer.to_string())),
         ("sub".to_owned(), text(order.subject.to_string())),
         ("cmd".to_owned(), text(order.command.clone())),
         ("args".to_owned(), Ipld::Map(order.args.clone())),
@@ -136,7 +163,7 @@ pub fn issue(order: &Order, key: &NodeKey) -> Result<Vec<u8>, EncodeError> {
         ("exp".to_owned(), order.expires.map_or(Ipld::Null, |at| Ipld::Integer(at.into()))),
     ]);
     payload.extend(order.audience.as_ref().map(|did| ("aud".to_owned(), text(did.to_string()))));
-    let bytes = seal(TAG, payload, |bytes| key.sign_raw(bytes))?;
+    let bytes = seal(TAG, payload, sign)?;
     Invocation::decode(&bytes)?;
     Ok(bytes)
 }

@@ -78,7 +78,7 @@ where
 /// The stream ended, or failed, before there was an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the node closed the stream without an answer")]
-struct NoAnswer(#[source] std::io::Error);
+pub struct NoAnswer(#[source] std::io::Error);
 
 /// Sends a request; [`answer`] reads what comes back.
 pub async fn send<S, P>(stream: &mut S, method: &str, params: &P) -> Result<()>

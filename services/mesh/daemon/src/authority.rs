@@ -239,8 +239,8 @@ async fn record(mut lines: mpsc::Receiver<Line>) {
     }
 }
 
-/// A clock that was set back is not believed.
-fn now_unix() -> u64 {
+/// Seconds since 1970. A clock that was set back is not believed.
+pub fn now_unix() -> u64 {
     let system = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     system.max(clock::certain_unix())
 }

@@ -9,6 +9,7 @@ use mesh_proto::rpc::{self, CallError, Code};
 use mesh_proto::{StreamHeader, pubsub, punch};
 use mesh_transport::close_code;
 use os_identity::NodeId;
+use os_ucan::Ability;
 use quinn::{RecvStream, SendStream, VarInt};
 use services_api::control::{self, protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -68,23 +69,10 @@ async fn dispatch(
         PING => echo(send, recv).await,
         punch::PROTOCOL => crate::punch::answer(links, peer, link, send, recv).await,
         punch::RELAY_PROTOCOL => relay::answer(links, header.resource.as_deref(), send, recv).await,
-        protocol::MESH => match check(links, peer, &Access::parse("macula/mesh")?, &header).await {
-            Ok(_) => {
-                let (here, there) = UnixStream::pair()?;
-                tokio::spawn(pump(send, recv, there));
-                let method = header.resource.as_deref().unwrap_or_default();
-                control::serve_one(here, method, |call, stream| answer(links.clone(), call, stream)).await
-            }
-            Err(refusal) => {
-                tell_refusal(&header, &refusal, send, recv).await;
-                Ok(())
-            }
-        },
         _ => {
-            let (here, there) = socket_pair()?;
-            match hand_over(links, peer, &header, there).await {
-                Ok(pass) if pass.is_free() => pump(send, recv, here).await,
-                Ok(pass) => tokio::select! {
+            match open_for(links, peer, &header).await {
+                Ok((here, pass)) if pass.is_free() => pump(send, recv, here).await,
+                Ok((here, pass)) => tokio::select! {
                     () = pump(send, recv, here) => {}
                     () = links.authority.over(&pass) => {
                         tracing::info!("{peer} has lost the right to its stream of `{}`", header.protocol);
@@ -98,6 +86,33 @@ async fn dispatch(
             Ok(())
         }
     }
+}
+
+/// A stream to one of this node's services for somebody who has proved to be `who`, if he may have it.
+pub async fn open_for(
+    links: &Arc<Links>,
+    who: NodeId,
+    header: &StreamHeader,
+) -> Result<(UnixStream, Pass), CallError> {
+    let failed = |e: std::io::Error| CallError::new(Code::INTERNAL, e.to_string());
+    if header.protocol != protocol::MESH {
+        let (here, there) = socket_pair().map_err(failed)?;
+        return Ok((here, hand_over(links, who, header, there).await?));
+    }
+    let pass = check(links, who, &Access::Delegated(mesh_ability()?), header).await?;
+    let (here, there) = UnixStream::pair().map_err(failed)?;
+    let (links, method) = (links.clone(), header.resource.clone().unwrap_or_default());
+    tokio::spawn(async move {
+        let served = control::serve_one(there, &method, |call, stream| answer(links, call, stream)).await;
+        if let Err(e) = served {
+            tracing::debug!("a call by {who} failed: {e:#}");
+        }
+    });
+    Ok((here, pass))
+}
+
+fn mesh_ability() -> Result<Ability, CallError> {
+    Ability::parse("macula/mesh").map_err(|e| CallError::new(Code::INTERNAL, e.to_string()))
 }
 
 /// A stream to one of this node's own services.

@@ -11,7 +11,7 @@ use os_identity::NodeId;
 use crate::access::right;
 use crate::body::{Body, RequestBody};
 use crate::gate::{Gate, Slot};
-use crate::{Node, call, content, events};
+use crate::{Node, asset, call, content, control, events, pair};
 
 /// What there may be at once (in all, and of one client), and how long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,7 @@ pub struct Settings {
     pub contents: (usize, usize),
     pub calls: (usize, usize),
     pub events: (usize, usize),
+    pub live: (usize, usize),
     pub http3_connections: (usize, usize),
     /// How long a request waits for its turn.
     pub turn: Duration,
@@ -36,6 +37,7 @@ impl Default for Settings {
             contents: (16, 8),
             calls: (16, 8),
             events: (64, 16),
+            live: (16, 4),
             http3_connections: (32, 8),
             turn: Duration::from_secs(10),
             head: Duration::from_secs(10),
@@ -49,6 +51,8 @@ pub struct Gateway<N> {
     pub(crate) contents: Gate,
     pub(crate) calls: Gate,
     pub(crate) events: Gate,
+    pub(crate) live: Gate,
+    pub(crate) seen: control::Remembered,
     pub(crate) http3_connections: Gate,
     pub(crate) settings: Settings,
 }
@@ -61,6 +65,8 @@ impl<N: Node> Gateway<N> {
             contents: gate(settings.contents),
             calls: gate(settings.calls),
             events: gate(settings.events),
+            live: gate(settings.live),
+            seen: control::Remembered::default(),
             http3_connections: gate(settings.http3_connections),
             settings,
         })
@@ -88,7 +94,7 @@ impl<N: Node> Gateway<N> {
         // Content may be anything, and its origin is that of the node's own pages: a browser must not run it.
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let policy = HeaderValue::from_static("default-src 'none'; sandbox");
-        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+        headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
         response
     }
 
@@ -102,14 +108,18 @@ impl<N: Node> Gateway<N> {
         let at = self.place(&route)?;
         if head.method == Method::OPTIONS {
             let asked = route.asks(&self.node.id(), &at)?;
-            let public = asked.is_none_or(|asked| self.node.is_public(&asked));
+            let public = route.is_for_other_pages() && asked.is_none_or(|asked| self.node.is_public(&asked));
             return Ok(preflight(public).map(|()| Body::empty()));
         }
         route.check_method(&head.method)?;
         let right = right(&self.node, &route, &at, &head.headers).await?;
-        let public = right.is_public();
+        let public = right.is_public() && route.is_for_other_pages();
         let mut response = match route {
             Route::Document => Ok(self.document()),
+            Route::Asset(name) => asset::get(&self.node, name, &head.headers),
+            Route::Control(method) => control::post(self, from, method, head, body).await,
+            Route::Live => control::live(self, from, head, body).await,
+            Route::Pair(session) => pair::post(self, from, session, head, body).await,
             Route::Content(mcid) => content::get(self, from, mcid, head).await,
             Route::Call { procedure, .. } => call::post(self, from, at, procedure, head, body).await,
             Route::Events { topic, .. } => events::get(self, from, at, topic, head, right).await,
@@ -124,7 +134,12 @@ impl<N: Node> Gateway<N> {
 
     fn place(&self, route: &Route) -> Result<NodeId, Problem> {
         match route {
-            Route::Document | Route::Content(_) => Ok(self.node.id()),
+            Route::Document
+            | Route::Content(_)
+            | Route::Asset(_)
+            | Route::Control(_)
+            | Route::Live
+            | Route::Pair(_) => Ok(self.node.id()),
             Route::Call { at: Place::Node(node), .. } | Route::Events { at: Place::Node(node), .. } => {
                 Ok(*node)
             }

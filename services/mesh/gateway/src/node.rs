@@ -3,11 +3,15 @@
 use std::future::Future;
 use std::time::Duration;
 
-use mesh_http::{Asked, Bearer, Problem};
+use mesh_http::{Asked, Bearer, Epoch, Method, Problem};
 use mesh_proto::rpc::CallError;
 use os_content_id::Mcid;
 use os_identity::NodeId;
+use os_ucan::Ability;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::asset::Asset;
 
 /// A stream to whoever publishes a topic, whose header has been sent.
 pub struct Duplex {
@@ -24,6 +28,19 @@ pub struct Content {
     pub chunk_size: u32,
     /// Small content comes at once.
     pub whole: Option<Vec<u8>>,
+}
+
+/// A method to call in somebody's name.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// Who has proved to be it.
+    pub by: NodeId,
+    /// Another node, which this one asks in its own name.
+    pub at: Option<NodeId>,
+    pub method: Method,
+    /// What is shown for the right to it ([`os_ucan::chain`]; empty: nothing): by whoever asks, or, for another node, by this one.
+    pub chain: Vec<u8>,
+    pub params: Value,
 }
 
 /// That a token is good.
@@ -66,6 +83,38 @@ pub trait Node: Send + Sync + 'static {
         message: Vec<u8>,
         wait: Duration,
     ) -> impl Future<Output = Result<Vec<u8>, CallError>> + Send;
+
+    /// Seconds since 1970.
+    fn now_unix(&self) -> u64;
+
+    /// Another after each start.
+    fn epoch(&self) -> &Epoch;
+
+    fn owner(&self) -> Option<&NodeId>;
+
+    /// What an order must say to be one for this method.
+    fn command(&self, method: &Method) -> Result<Ability, Problem>;
+
+    /// Calls it, if the one in whose name it is may; `admit` is asked between the two.
+    fn control(
+        &self,
+        control: Control,
+        admit: impl FnOnce() -> Result<(), Problem> + Send,
+    ) -> impl Future<Output = Result<Value, Problem>> + Send;
+
+    /// An order of somebody's was refused after it was found to be his.
+    fn refused(&self, who: NodeId, why: &dyn std::fmt::Display);
+
+    /// A message of somebody who pairs, who is there; the answer.
+    fn pair(
+        &self,
+        from: std::net::IpAddr,
+        session: [u8; 16],
+        message: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<u8>, Problem>> + Send;
+
+    /// A file of the console.
+    fn asset(&self, name: &'static str) -> Option<Asset>;
 
     fn subscribe(&self, at: NodeId, topic: String) -> impl Future<Output = Result<Duplex, CallError>> + Send;
 }

@@ -2,12 +2,19 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use data_encoding::BASE64URL_NOPAD;
+use ipld_core::ipld::Ipld;
 use mesh_gateway::Settings;
 use os_content_id::Mcid;
+use os_identity::NodeKey;
+use os_ucan::invocation::{Order, issue};
+use sha2::{Digest, Sha256};
 use support::clients::{ALL, Answer, Version, ask};
-use support::{LARGE, SMALL, Served, TestNode, large, large_bytes, small};
+use support::{EPOCH, LARGE, SMALL, Served, TestNode, large, large_bytes, small};
 
 async fn get(served: &Served, version: Version, path: &str, headers: &[(&str, &str)]) -> Answer {
     ask(served, version, "GET", path, headers, b"").await.unwrap()
@@ -129,7 +136,16 @@ async fn calls_and_what_is_refused() {
             ("GET", "/rpc/home/double", b"", 405, b"POST"),
             ("DELETE", "/.well-known/macula", b"", 405, b"GET"),
             ("GET", "/.well-known/macula", b"", 200, b"{}"),
-            ("GET", "/", b"", 404, b"well-known"),
+            ("GET", "/", b"", 200, b"a page"),
+            ("GET", "/console/app.js", b"", 404, b"no console"),
+            ("GET", "/console/secret", b"", 404, b"well-known"),
+            ("POST", "/", b"", 405, b"GET"),
+            ("POST", "/control/os/status", b"", 401, b"signed by the owner"),
+            ("GET", "/control/os/status", b"", 405, b"POST"),
+            ("POST", "/pair/41414141414141414141414141414141", b"bc", 200, b"Abc"),
+            ("GET", "/pair/41414141414141414141414141414141", b"", 405, b"POST"),
+            ("POST", "/control/live", b"{}", 401, b"signed by the owner"),
+            ("OPTIONS", "/control/live", b"", 204, b""),
             ("GET", "/events/home/nothing", b"", 404, b"no such topic"),
             ("OPTIONS", "/rpc/home/double", b"", 204, b""),
         ] {
@@ -151,5 +167,57 @@ async fn calls_and_what_is_refused() {
         let answer = get(&served, version, "/.well-known/macula", &[]).await;
         assert_eq!(answer.headers["access-control-allow-origin"], "*");
         assert_eq!(answer.headers.contains_key("alt-svc"), version != Version::Http3);
+    }
+}
+
+/// A header for an order by the key of this seed.
+fn order(seed: u8, command: &str, path: &str, body: &[u8]) -> String {
+    let node = NodeKey::from_seed(&[1; 32]).node_id();
+    let hash: [u8; 32] = Sha256::digest(body).into();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let order = Order {
+        subject: node.into(),
+        audience: None,
+        command: command.into(),
+        args: BTreeMap::from([
+            ("epoch".to_owned(), Ipld::Bytes(EPOCH.to_vec())),
+            ("uri".to_owned(), Ipld::String(format!("macula:{node}"))),
+            ("path".to_owned(), Ipld::String(path.to_owned())),
+            ("body".to_owned(), Ipld::Bytes(hash.to_vec())),
+        ]),
+        proofs: vec![],
+        nonce: now.as_nanos().to_be_bytes().to_vec(),
+        expires: Some(now.as_secs() + 60),
+    };
+    format!("Macula {}", BASE64URL_NOPAD.encode(&issue(&order, &NodeKey::from_seed(&[seed; 32])).unwrap()))
+}
+
+#[tokio::test]
+async fn orders_whichever_way_they_come() {
+    let served = Served::start(TestNode::default(), Settings::default()).await;
+    let (path, body) = ("/control/os/restart", b"{\"unit\":\"dht\"}");
+    for version in ALL {
+        let signed = order(1, "/macula/os/restart", path, body);
+        let ask = async |headers: &[(&str, &str)], body: &[u8]| {
+            let answer = support::clients::ask(&served, version, "POST", path, headers, body).await.unwrap();
+            (answer.status, String::from_utf8(answer.body).unwrap())
+        };
+        let (status, text) = ask(&[("authorization", &signed)], body).await;
+        assert_eq!(
+            (status, text.as_str()),
+            (200, r#"{"method":"restart","params":{"unit":"dht"}}"#),
+            "{version:?}"
+        );
+        assert_eq!(ask(&[("authorization", &signed)], body).await.0, 409, "{version:?}");
+        let fresh = || order(1, "/macula/os/restart", path, body);
+        assert_eq!(ask(&[("authorization", &fresh())], b"{}").await.0, 401, "{version:?}");
+        let foreign = [("authorization", &*fresh()), ("origin", "https://example.org")];
+        assert_eq!(ask(&foreign, body).await.0, 403, "{version:?}");
+        let stranger = order(2, "/macula/os/restart", path, body);
+        assert_eq!(ask(&[("authorization", &stranger)], body).await.0, 403, "{version:?}");
+        let page = get(&served, version, "/", &[("if-none-match", "\"t\"")]).await;
+        assert_eq!(page.status, 304, "{version:?}");
+        assert!(page.headers["content-security-policy"].to_str().unwrap().contains("frame-ancestors 'none'"));
+        assert!(!page.headers.contains_key("access-control-allow-origin"));
     }
 }

@@ -20,13 +20,22 @@ pub struct Problem {
     pub allow: Option<&'static str>,
     /// For 416: the size that there is.
     pub size: Option<u64>,
+    /// For requests that have to be signed: what the signed order must say.
+    pub challenge: Option<Challenge>,
+}
+
+/// The node's time, in seconds since 1970, and its epoch, in hexadecimal (see [`crate::Signed`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Challenge {
+    pub epoch: String,
+    pub time: u64,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>, next: impl Into<String>) -> Self {
         let mut detail = detail.into();
         detail.truncate(detail.floor_char_boundary(MAX_DETAIL));
-        Self { status, detail, next: next.into(), code: None, allow: None, size: None }
+        Self { status, detail, next: next.into(), code: None, allow: None, size: None, challenge: None }
     }
 
     pub fn bad_request(detail: impl Into<String>, next: impl Into<String>) -> Self {
@@ -81,6 +90,10 @@ impl Problem {
         if let Some(code) = self.code {
             body["code"] = code.into();
         }
+        if let Some(challenge) = &self.challenge {
+            body["epoch"] = challenge.epoch.as_str().into();
+            body["time"] = challenge.time.into();
+        }
         let mut response = Response::new(body.to_string().into_bytes());
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -88,7 +101,8 @@ impl Problem {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self.status {
             StatusCode::UNAUTHORIZED => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                let scheme = if self.challenge.is_some() { "Macula" } else { "Bearer" };
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
             }
             StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));

@@ -1,12 +1,13 @@
 //! Which path means what.
 
+use data_encoding::HEXLOWER;
 use http::{Method, StatusCode};
 use mesh_proto::is_resource;
 use os_content_id::Mcid;
 use os_identity::NodeId;
 use os_ucan::{Ability, Resource};
 
-use crate::{Problem, ability};
+use crate::{Problem, ability, assets, control};
 
 /// Longest path, in bytes: beyond what any route has.
 const MAX_PATH: usize = 1024;
@@ -14,9 +15,21 @@ const MAX_PATH: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     Document,
+    /// A file of the console.
+    Asset(&'static str),
     Content(Mcid),
-    Call { at: Place, procedure: String },
-    Events { at: Place, topic: String },
+    Call {
+        at: Place,
+        procedure: String,
+    },
+    Events {
+        at: Place,
+        topic: String,
+    },
+    Control(control::Method),
+    Live,
+    /// A message of somebody who pairs; the run that it belongs to.
+    Pair([u8; 16]),
 }
 
 /// Where a procedure or topic is.
@@ -47,6 +60,9 @@ pub fn route(path: &str) -> Result<Route, Problem> {
             "see /.well-known/macula",
         ));
     }
+    if let Some(name) = assets::asset(path) {
+        return Ok(Route::Asset(name));
+    }
     match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
         Some(("content", mcid)) => {
             let next = "an MCID reads mcid1-raw-blake3-<64 hex> or mcid1-manifest-blake3-<64 hex>";
@@ -54,6 +70,13 @@ pub fn route(path: &str) -> Result<Route, Problem> {
             Ok(Route::Content(mcid))
         }
         Some(("rpc", rest)) => named(rest).map(|(at, procedure)| Route::Call { at, procedure }),
+        Some(("pair", session)) => {
+            let next = "the path reads /pair/<32 lower-case hexadecimal digits>";
+            let bytes = HEXLOWER.decode(session.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+            bytes.map(Route::Pair).ok_or_else(|| Problem::bad_request("this names no run of pairing", next))
+        }
+        Some(("control", "live")) => Ok(Route::Live),
+        Some(("control", rest)) => control::method(rest).map(Route::Control),
         Some(("events", rest)) => named(rest).map(|(at, topic)| Route::Events { at, topic }),
         _ => Err(Problem::new(
             StatusCode::NOT_FOUND,
@@ -83,16 +106,21 @@ fn named(path: &str) -> Result<(Place, String), Problem> {
 /// For `Allow`.
 pub fn allowed_methods(route: &Route) -> &'static str {
     match route {
-        Route::Call { .. } => "POST, OPTIONS",
+        Route::Call { .. } | Route::Control(_) | Route::Live | Route::Pair(_) => "POST, OPTIONS",
         _ => "GET, HEAD, OPTIONS",
     }
 }
 
 impl Route {
+    /// Whether pages of other origins may ask for it, where no token is needed.
+    pub fn is_for_other_pages(&self) -> bool {
+        !matches!(self, Route::Asset(_) | Route::Control(_) | Route::Live | Route::Pair(_))
+    }
+
     /// Whether the method is one of the route's; `OPTIONS` is for whoever asks first.
     pub fn check_method(&self, method: &Method) -> Result<(), Problem> {
         let fits = match self {
-            Route::Call { .. } => method == Method::POST,
+            Route::Call { .. } | Route::Control(_) | Route::Live | Route::Pair(_) => method == Method::POST,
             _ => method == Method::GET || method == Method::HEAD,
         };
         if fits {
@@ -104,10 +132,13 @@ impl Route {
         Err(Problem { allow: Some(allow), ..problem })
     }
 
-    /// What a token must grant. `me` is this node, `at` the one that the place stands for. `None`: it is for everybody.
+    /// What a token must grant. `me` is this node, `at` the one that the place stands for. `None`: no token opens it, either since it is
+    /// for everybody or since it asks for a signed order.
     pub fn asks(&self, me: &NodeId, at: &NodeId) -> Result<Option<Asked>, Problem> {
         let (ability, resource) = match self {
-            Route::Document => return Ok(None),
+            Route::Document | Route::Asset(_) | Route::Control(_) | Route::Live | Route::Pair(_) => {
+                return Ok(None);
+            }
             Route::Content(mcid) => (ability::CONTENT, format!("macula:{me}/content/{mcid}")),
             Route::Call { procedure, .. } => (ability::CALL, format!("macula:{at}/rpc/{procedure}")),
             Route::Events { topic, .. } => (ability::SUBSCRIBE, format!("macula:{at}/topic/{topic}")),
@@ -133,6 +164,11 @@ mod tests {
         let mcid = Mcid::of_raw(b"a");
         assert_eq!(route("/.well-known/macula"), Ok(Route::Document));
         assert_eq!(route(&format!("/content/{mcid}")), Ok(Route::Content(mcid)));
+        assert_eq!(route("/"), Ok(Route::Asset("index.html")));
+        assert_eq!(route("/control/live"), Ok(Route::Live));
+        assert_eq!(route("/PAIR"), Ok(Route::Asset("pair.html")), "as a QR code has it");
+        assert_eq!(route(&format!("/pair/{}", "ab".repeat(16))), Ok(Route::Pair([0xab; 16])));
+        assert!(matches!(route("/control/os/status"), Ok(Route::Control(_))));
         let call = Route::Call { at: Place::Node(node()), procedure: "shop/price_v1".into() };
         assert_eq!(route(&format!("/rpc/{NODE}/shop/price_v1")), Ok(call.clone()));
         let events = Route::Events { at: Place::Realm("home".into()), topic: "weather".into() };
@@ -147,7 +183,14 @@ mod tests {
         let mcid = Mcid::of_raw(b"a").to_string();
         for (path, status) in [
             ("", 404),
-            ("/", 404),
+            ("/console/x.js", 404),
+            ("/pair/", 400),
+            (&format!("/pair/{}", "AB".repeat(16)), 400),
+            (&format!("/pair/{}", "ab".repeat(17)), 400),
+            ("/control", 404),
+            ("/control/os", 404),
+            ("/control/live/", 404),
+            ("/control/os/a/b", 404),
             ("/index.html", 404),
             ("/.well-known/macula/", 404),
             ("//content/x", 404),

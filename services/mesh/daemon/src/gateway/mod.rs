@@ -1,8 +1,11 @@
 //! The gateway's place in this process: its certificate, its ports, and what the node gives it.
 
+mod assets;
 mod bearers;
 mod contents;
+mod control;
 mod node;
+mod pairing;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,8 +18,10 @@ use os_config::Config;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::links::Links;
+use assets::Assets;
 use contents::Contents;
 use node::GatewayNode;
+use pairing::Pairing;
 
 /// Well before a certificate ends.
 const RENEW: Duration = Duration::from_secs(24 * 3600);
@@ -35,8 +40,13 @@ pub async fn run(links: Arc<Links>, config: Config, udp: Arc<AlpnPort>, tcp: Arc
 async fn serve(links: &Arc<Links>, config: &Config, udp: &Arc<AlpnPort>, tcp: &Arc<TcpPort>) -> Result<()> {
     let key = WebKey::generate()?;
     let certificates = Arc::new(Mutex::new(Vec::new()));
+    let mut epoch = [0; 16];
+    getrandom::fill(&mut epoch).map_err(std::io::Error::from)?;
     let node = GatewayNode {
         contents: Contents::new(),
+        assets: Assets::load(),
+        pairing: Pairing::new(),
+        epoch,
         public: node::public(links.me(), &config.gateway.public)?,
         written: config.gateway.public.clone(),
         realm: config.realm.clone(),

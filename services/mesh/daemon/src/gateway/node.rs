@@ -1,29 +1,38 @@
 //! What the gateway gets from this node.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mesh_gateway::{Allowed, Content, Duplex, Node};
-use mesh_http::{Asked, Bearer, Document, Problem};
+use mesh_gateway::{Allowed, Asset, Content, Control, Duplex, Node};
+use mesh_http::{Asked, Bearer, Document, Epoch, Method, Problem};
 use mesh_proto::rpc::{self, CallError, Code};
 use mesh_proto::{StreamHeader, pubsub};
 use mesh_transport::AlpnPort;
 use os_content_id::Mcid;
 use os_identity::NodeId;
-use os_ucan::Resource;
+use os_ucan::{Ability, Resource};
+use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::bearers;
+use super::assets::Assets;
 use super::contents::Contents;
+use super::pairing::Pairing;
+use super::{bearers, control};
+use crate::access_log::Verdict;
+use crate::authority;
 use crate::link::Opened;
 use crate::links::Links;
 use crate::streams;
 
 pub struct GatewayNode {
     pub contents: Contents,
+    pub assets: Assets,
+    pub pairing: Pairing,
+    pub epoch: Epoch,
     pub public: Vec<Resource>,
     /// The same, as the owner wrote it.
     pub written: Vec<String>,
@@ -89,6 +98,42 @@ impl Node for GatewayNode {
         };
         let late = || CallError::new(Code::DEADLINE, format!("no answer within {} ms", wait.as_millis()));
         timeout(wait, called).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    fn now_unix(&self) -> u64 {
+        authority::now_unix()
+    }
+
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    fn owner(&self) -> Option<&NodeId> {
+        self.links.owner.as_ref()
+    }
+
+    fn command(&self, method: &Method) -> Result<Ability, Problem> {
+        control::command(method)
+    }
+
+    async fn control(
+        &self,
+        asked: Control,
+        admit: impl FnOnce() -> Result<(), Problem> + Send,
+    ) -> Result<Value, Problem> {
+        control::call(&self.links, asked, admit).await
+    }
+
+    fn refused(&self, who: NodeId, why: &dyn std::fmt::Display) {
+        self.links.authority.note(Verdict::Refused, who, "an order over HTTP", why);
+    }
+
+    async fn pair(&self, from: IpAddr, session: [u8; 16], message: Vec<u8>) -> Result<Vec<u8>, Problem> {
+        self.pairing.step(from, &session, &message).await
+    }
+
+    fn asset(&self, name: &'static str) -> Option<Asset> {
+        self.assets.get(name)
     }
 
     async fn subscribe(&self, at: NodeId, topic: String) -> Result<Duplex, CallError> {

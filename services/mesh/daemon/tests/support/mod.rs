@@ -3,7 +3,10 @@
 
 pub mod apps;
 pub mod content;
+pub mod curl;
+pub mod orders;
 pub mod owned;
+pub mod played;
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -158,6 +161,7 @@ impl Machine {
         let process = Command::new(env!("CARGO_BIN_EXE_mesh"))
             .env("MACULA_RUN_DIR", self.dir.path())
             .env("MACULA_CONFIG", self.dir.path().join("config.toml"))
+            .env("MACULA_CONSOLE", self.dir.path().join("console"))
             .spawn()
             .unwrap();
         self.process = Some(process);

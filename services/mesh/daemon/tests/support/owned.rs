@@ -9,7 +9,7 @@ use os_ucan::{Ability, Capability, Delegation, Did, Resource, Subject, jwt};
 
 use super::Machine;
 
-const OWNER: u8 = 70;
+pub const OWNER: u8 = 70;
 
 /// A token that the owner issues to a node, good for a minute.
 pub fn token(node: NodeId, ability: &str, resource: &str) -> String {
@@ -39,10 +39,14 @@ pub async fn machine(seed: u8, seeds: &[&Machine], public: &str) -> Machine {
     let owner = NodeKey::from_seed(&[OWNER; 32]);
     let machine =
         Machine::start_with(seed, seeds, Some(&owner), &format!("[gateway]\npublic = [{public}]")).await;
+    listening(&machine).await;
+    machine
+}
+
+pub async fn listening(machine: &Machine) {
     let began = Instant::now();
     while tokio::net::TcpStream::connect(("::1", machine.port)).await.is_err() {
         assert!(began.elapsed() < Duration::from_secs(20), "no gateway");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    machine
 }

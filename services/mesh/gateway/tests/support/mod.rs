@@ -10,16 +10,19 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_gateway::{
-    Allowed, Content, Duplex, Gateway, H2, H3, HTTP_1_1, Node, Settings, TcpPort, serve_quic, serve_tls,
+    Allowed, Asset, Content, Control, Duplex, Gateway, H2, H3, HTTP_1_1, Node, Settings, TcpPort, serve_quic,
+    serve_tls,
 };
-use mesh_http::{Asked, Bearer, Problem};
+use mesh_http::{Asked, Bearer, Epoch, Method, Problem};
 use mesh_proto::pubsub::{Keep, Log};
 use mesh_proto::rpc::{CallError, Code};
 use os_certificate::WebKey;
 use os_content_id::Mcid;
 use os_identity::{NodeId, NodeKey};
+use os_ucan::Ability;
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -40,7 +43,9 @@ pub fn large_bytes(range: Range<usize>) -> Vec<u8> {
     range.map(|i| (i % 251) as u8).collect()
 }
 
-/// Everything but `rpc/secret` is public.
+pub const EPOCH: Epoch = [3; 16];
+
+/// Everything but `rpc/secret` is public; orders are followed for the key of seed 1.
 pub struct TestNode {
     pub log: Arc<Mutex<Log>>,
     pub tick: watch::Sender<u64>,
@@ -71,6 +76,50 @@ impl Node for TestNode {
 
     async fn authorise(&self, _: &Asked, _: &Bearer) -> Result<Allowed, String> {
         Err("no token is good enough".into())
+    }
+
+    fn now_unix(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    }
+
+    fn epoch(&self) -> &Epoch {
+        &EPOCH
+    }
+
+    fn owner(&self) -> Option<&NodeId> {
+        None
+    }
+
+    fn command(&self, method: &Method) -> Result<Ability, Problem> {
+        Ok(Ability::parse(&format!("macula/{}/{}", method.family.word(), method.name)).unwrap())
+    }
+
+    async fn control(
+        &self,
+        asked: Control,
+        admit: impl FnOnce() -> Result<(), Problem> + Send,
+    ) -> Result<Value, Problem> {
+        if asked.by != self.id() {
+            return Err(Problem::new(http::StatusCode::FORBIDDEN, "somebody else", "be the owner"));
+        }
+        admit()?;
+        Ok(json!({ "method": asked.method.name, "params": asked.params }))
+    }
+
+    fn refused(&self, _: NodeId, _: &dyn std::fmt::Display) {}
+
+    async fn pair(
+        &self,
+        _: std::net::IpAddr,
+        session: [u8; 16],
+        message: Vec<u8>,
+    ) -> Result<Vec<u8>, Problem> {
+        Ok([&session[..1], &message].concat())
+    }
+
+    fn asset(&self, name: &'static str) -> Option<Asset> {
+        let bytes: Arc<[u8]> = Arc::from(&b"a page"[..]);
+        (name == "index.html").then(|| Asset { bytes, tag: "\"t\"".into(), gzip: false })
     }
 
     fn document(&self) -> Vec<u8> {

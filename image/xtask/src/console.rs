@@ -1,0 +1,128 @@
+//! The console's files: hand-written ones, and the node's own code for the browser.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::Tree;
+use crate::host::{self, TARGET};
+
+const WASM_TARGET: &str = "wasm32-unknown-unknown";
+/// Where they are in the root.
+const FOLDER: &str = "usr/share/macula/console";
+/// What a browser loads at most for all of it, in bytes.
+const MAX_WEIGHT: usize = 300 * 1024;
+/// What drives the browser in the tests, from npm.
+const DRIVERS: [&str; 2] = ["playwright-core@1.65.1", "axe-core@4.14.1"];
+
+/// The files by name, as a node serves them.
+pub fn files(tree: &Tree) -> Result<BTreeMap<String, Vec<u8>>> {
+    let folder = tree.root.join("services/console/web");
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let entry = entry?;
+        let bytes =
+            std::fs::read(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
+        files.insert(entry.file_name().to_string_lossy().into_owned(), bytes);
+    }
+    files.insert("macula.wasm.gz".to_owned(), gzip(&std::fs::read(wasm(tree)?)?)?);
+    Ok(files)
+}
+
+/// As files of the root.
+pub fn overlay(tree: &Tree) -> Result<BTreeMap<String, Vec<u8>>> {
+    Ok(files(tree)?.into_iter().map(|(name, bytes)| (format!("{FOLDER}/{name}"), bytes)).collect())
+}
+
+fn wasm(tree: &Tree) -> Result<PathBuf> {
+    host::rust_target(WASM_TARGET)?;
+    let mut command = host::cargo();
+    command.args(["rustc", "--quiet", "--locked", "--profile", "wasm", "--crate-type", "cdylib"]);
+    command.args(["--target", WASM_TARGET, "-p", "console-wasm"]).current_dir(&tree.root);
+    ensure!(command.status().context("cannot run cargo")?.success(), "the console's code does not compile");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    Ok(tree.root.join(target).join(WASM_TARGET).join("wasm/console_wasm.wasm"))
+}
+
+/// Without name and time, so that the same bytes become the same bytes.
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut child = Command::new("gzip")
+        .args(["-9", "--no-name", "--stdout"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run gzip")?;
+    let mut input = child.stdin.take().context("gzip takes nothing")?;
+    let bytes = bytes.to_vec();
+    let writer = std::thread::spawn(move || input.write_all(&bytes));
+    let output = child.wait_with_output()?;
+    writer.join().map_err(|_| anyhow::anyhow!("gzip was not fed"))??;
+    if output.status.success() { Ok(output.stdout) } else { bail!("gzip failed: {}", output.status) }
+}
+
+/// Lays the files into a folder, prints what they weigh, and refuses too much of it.
+fn stage(tree: &Tree) -> Result<PathBuf> {
+    let folder = tree.out().join("console");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder)?;
+    let files = files(tree)?;
+    for (name, bytes) in &files {
+        std::fs::write(folder.join(name), bytes)?;
+        println!("{:>8}  {name}", bytes.len());
+    }
+    let unpacked = std::fs::metadata(wasm(tree)?)?.len();
+    let all: usize = files.values().map(Vec::len).sum();
+    println!("{all:>8}  all of it, at most {MAX_WEIGHT}; macula.wasm is {unpacked} unpacked");
+    ensure!(all <= MAX_WEIGHT, "the console weighs {all} bytes, more than {MAX_WEIGHT}");
+    Ok(folder)
+}
+
+/// The console in headless Chromium, against real processes.
+pub fn test(tree: &Tree, only: Option<&str>) -> Result<()> {
+    host::prepare(host::Need::Console)?;
+    let folder = stage(tree)?;
+    let drivers = tree.out().join("console-drivers");
+    install(&drivers)?;
+    let programs =
+        ["mesh-daemon", "services-identity", "dht-daemon", "content-daemon", "pairing-daemon", "os-ctl"];
+    let mut build = host::cargo();
+    build
+        .args(["build", "--release", "--locked", "--target", TARGET])
+        .args(programs.iter().flat_map(|p| ["-p", p]));
+    ensure!(build.current_dir(&tree.root).status()?.success(), "the programs do not compile");
+    let mut test = host::cargo();
+    test.args([
+        "test",
+        "--release",
+        "--locked",
+        "--target",
+        TARGET,
+        "-p",
+        "mesh-daemon",
+        "--test",
+        "console",
+        "--",
+    ]);
+    test.args(["--ignored", "--nocapture"]).args(only).current_dir(&tree.root);
+    test.env("MACULA_CONSOLE_FILES", folder).env("NODE_PATH", drivers.join("node_modules"));
+    test.env("MACULA_PICTURES", tree.out().join("console-pictures"));
+    ensure!(test.status()?.success(), "the console's test failed");
+    Ok(())
+}
+
+fn install(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+        .arg(folder)
+        .args(DRIVERS);
+    ensure!(
+        npm.status().context("cannot run npm")?.success(),
+        "npm could not install {}",
+        DRIVERS.join(" and ")
+    );
+    Ok(())
+}
