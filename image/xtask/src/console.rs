@@ -86,7 +86,8 @@ pub fn test(tree: &Tree, only: Option<&str>) -> Result<()> {
     let folder = stage(tree)?;
     let drivers = tree.out().join("console-drivers");
     install(&drivers)?;
-    let programs = ["mesh-daemon", "services-identity", "dht-daemon", "content-daemon", "pairing-daemon", "os-ctl"];
+    let programs =
+        ["mesh-daemon", "services-identity", "dht-daemon", "content-daemon", "pairing-daemon", "os-ctl"];
     let mut build = host::cargo();
     build
         .args(["build", "--release", "--locked", "--target", TARGET])
