@@ -37,6 +37,10 @@ pub struct OsReport {
     pub secure_boot: String,
     /// What opens the encrypted state partition: `tpm`, `tpm-pin` or `passphrase`; empty when it is not encrypted.
     pub encryption: String,
+    /// The hottest sensor, in degrees Celsius; absent where the machine has none.
+    pub temperature_c: Option<i32>,
+    /// How much of its life the disk says it has used, at most so many percent; absent where it does not say.
+    pub disk_wear_percent: Option<u8>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -22,6 +22,7 @@ mod clock;
 mod configuration;
 mod direct_read;
 mod gate;
+mod health;
 mod install;
 mod links;
 mod node;

@@ -1,5 +1,6 @@
 //! The service's state, and the three things that can be asked of it: status, install, rollback.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use tokio::sync::{OnceCell, watch};
 use crate::assemble::Progress;
 use crate::clock::Clock;
 use crate::configuration;
+use crate::health;
 use crate::install::{Accepted, Install, Monitor};
 use crate::links::{ContentSource, Links, reboot};
 use crate::node::{Node, now_unix, uptime_ms};
@@ -198,6 +200,8 @@ impl Updater {
             rescue_version: self.rescue_version(),
             secure_boot: boot.secure_boot.to_string(),
             encryption: boot.encryption.clone().unwrap_or_default(),
+            temperature_c: health::temperature_c(Path::new(health::SYS)),
+            disk_wear_percent: health::disk_wear_percent(Path::new(health::SYS), &boot.disk),
         }
     }
 

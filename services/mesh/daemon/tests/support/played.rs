@@ -147,6 +147,8 @@ impl State {
             secure_boot: "on".into(),
             encryption: "tpm".into(),
             rescue_version: "0.1.0".into(),
+            temperature_c: Some(47),
+            disk_wear_percent: Some(10),
             ..Default::default()
         }
     }
