@@ -12,7 +12,7 @@ use crate::host::{self, TARGET};
 
 /// The packages of [`PROGRAMS`], the lying peer of the boot tests, the init of the boot bench and the example of an app. Built by one command, so that
 /// the crates they share are compiled with one set of features, once.
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 14] = [
     "init-pid1",
     "init-supervisor",
     "services-identity",

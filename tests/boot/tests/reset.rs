@@ -138,7 +138,8 @@ fn choose_reset(node: &Node, answer: &str) -> Result<()> {
 fn choose_and_say(node: &Node, entry: &str, answer: &str) -> Result<()> {
     choose(node, entry)?;
     node.vm.serial().wait_for("Type `yes`", BOOT)?;
-    node.vm.send(&format!("{answer}\n"))
+    node.vm.send(&format!("{answer}\n"))?;
+    Ok(())
 }
 
 /// Holds a key down while the machine starts (the boot loader looks for a tenth of a second), and chooses an entry of the menu.

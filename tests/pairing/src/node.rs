@@ -36,7 +36,7 @@ impl Node {
             format!("# a comment that stays\nname = \"n{port}\"\n[mesh]\nport = {port}\nmdns = false\n");
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
         let identity = spawn(dir.path(), "identity");
-        connect(dir.path(), "identity").await;
+        drop(connect(dir.path(), "identity").await);
         let mesh = Arc::new(Mutex::new(spawn(dir.path(), "mesh")));
         let update = Said::default();
         update::play(dir.clone(), mesh.clone(), update.clone());

@@ -69,7 +69,7 @@ fn a_cut_while_a_small_file_is_replaced_leaves_the_old_one_or_the_new_one() {
     for cut in 0..=log.len() {
         let mut bytes = before.clone();
         for op in &log[..cut] {
-            if let Op::Write { offset, data } = op {
+            if let Op::Write(offset, data) = op {
                 bytes[*offset as usize..][..data.len()].copy_from_slice(data);
             }
         }
