@@ -60,6 +60,7 @@ fn missing(need: Need) -> Vec<&'static str> {
             ("dnsmasq", "dnsmasq-base"),
             ("rauc", "rauc"),
             ("swtpm", "swtpm"),
+            ("zbarimg", "zbar-tools"),
         ]);
     }
     if need == Need::Browser {

@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub tpm: Option<PathBuf>,
     /// How far the machine's clock is off the host's at each start; negative: behind.
     pub clock_off_s: i64,
+    /// With a screen, for [`Vm::screendump`].
+    pub screen: bool,
 }
 
 /// A running (or cut off) machine.
@@ -62,6 +64,9 @@ impl<'lab> Node<'lab> {
             .serial_log(lab.dir.join(format!("{name}.log")));
         if options.secure_boot {
             builder = builder.secure_boot();
+        }
+        if options.screen {
+            builder = builder.screen();
         }
         if let Some(folder) = options.tpm {
             builder = builder.tpm(folder);
