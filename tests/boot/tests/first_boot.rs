@@ -47,7 +47,8 @@ fn read_screen(node: &Node, picture: &Path) -> Result<String> {
         node.vm.screendump(picture)?;
         zbar(picture)
     })?;
-    ensure!(code.to_lowercase().starts_with("https://") || code.starts_with("macula:"), "{code}");
+    let begins = code.to_lowercase();
+    ensure!(begins.starts_with("https://") || begins.starts_with("macula:"), "{code}");
     say(&format!("on the screen: {code}"));
     Ok(code)
 }
