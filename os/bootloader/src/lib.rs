@@ -115,6 +115,7 @@ pub trait Bootloader {
     /// A whole file by its path from the top, `None` if it is not there.
     fn read_file(&mut self, path: &str, max: usize) -> Result<Option<Vec<u8>>>;
 
-    /// Deletes a file by its path. Returns whether it was there.
+    /// Overwrites a file with zeros, then deletes it, by its path: it may hold secrets. Returns whether it was there. A cut on the way
+    /// leaves it with some of its bytes zero, or gone.
     fn remove_file(&mut self, path: &str) -> Result<bool>;
 }
