@@ -149,7 +149,7 @@ mod tests {
             assert!(std::fs::read(&copy).unwrap() == bytes, "{}", from.display());
             assert!(std::fs::metadata(&copy).unwrap().blocks() * 512 < 8 << 20);
         }
-        std::fs::write(&packed, &ZSTD_MAGIC).unwrap();
+        std::fs::write(&packed, ZSTD_MAGIC).unwrap();
         let error = format!("{:#}", begin(&packed, &copy, &ProgressBar::hidden()).unwrap_err());
         assert!(error.contains("a.img.zst"), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left behind");
