@@ -1,7 +1,7 @@
 //! The state partition: checked, grown, and given the owner's configuration.
 //!
 //! Crash: e2fsck and the kernel's resize are journaled or repeatable; the configuration appears whole and in two copies,
-//! and only then is the file on the ESP removed.
+//! and only then is the file on the ESP overwritten and removed; the next boot goes on with that.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use image_layout::PROVISION_FILE;
 use init_plan::ext4::{self, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
+use init_plan::provision;
 use init_plan::steps::STATE;
 use os_bootloader::esp;
 use os_durable::{Form, Found};
@@ -85,22 +86,27 @@ pub fn provision_text(esp_device: &str) -> Result<String> {
 }
 
 /// Sees to it that both copies of the configuration are whole and the same, then takes over `/macula.toml` from the ESP if
-/// there is no whole one, and removes it there. A file that an earlier boot has taken over but could not remove is
-/// removed, too, if it says the same.
+/// there is no whole one, and wipes it there, for it may hold secrets. A file that an earlier boot has taken over but could
+/// not wipe, or not all of it, is wiped, too.
 pub fn provision(esp_device: &str) -> Result<()> {
     let config = Path::new(CONFIG);
     let present = heal(config);
     let device = Path::new(esp_device);
-    let Some(mut bytes) = esp::read_small_file(device, PROVISION_FILE, CONFIG_BYTES_MAX)? else {
+    let Some(bytes) = esp::read_small_file(device, PROVISION_FILE, CONFIG_BYTES_MAX)? else {
         return Ok(());
     };
-    if !bytes.is_empty() && !bytes.ends_with(b"\n") {
-        bytes.push(b'\n');
-    }
     match present {
-        Some(present) if present == bytes => {}
+        Some(present) if provision::is_leftover(&present, &bytes) => {}
         Some(_) => bail!("{CONFIG} exists, so {PROVISION_FILE} on the ESP is left alone"),
+        // Half wiped, or in an encoding that no node reads: left for whoever can use it.
+        None if bytes.contains(&0) => {
+            bail!("{PROVISION_FILE} on the ESP is no UTF-8 text, so it is left alone")
+        }
         None => {
+            let mut bytes = bytes;
+            if !bytes.is_empty() && !bytes.ends_with(b"\n") {
+                bytes.push(b'\n');
+            }
             Form::Text.mirror(config, &bytes).with_context(|| format!("cannot write {CONFIG}"))?;
             say("configuration taken over from the ESP");
         }

@@ -27,9 +27,35 @@ pub fn encryption(text: &str) -> Result<Option<Encryption>, ProvisionError> {
     }
 }
 
+/// Whether what lies on the ESP is what was taken over from there, perhaps with some of its bytes zero already: a power cut can end
+/// the wiping anywhere.
+pub fn is_leftover(taken: &[u8], found: &[u8]) -> bool {
+    // A line break may have been added when it was taken.
+    let whole =
+        [taken, taken.strip_suffix(b"\n").unwrap_or(taken)].into_iter().find(|t| t.len() == found.len());
+    whole.is_some_and(|whole| whole.iter().zip(found).all(|(taken, found)| *found == 0 || found == taken))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wipe_goes_on_wherever_it_was_cut() {
+        let taken = b"name = \"a\"\n";
+        let file = &taken[..taken.len() - 1];
+        for zeros in 0..=file.len() {
+            let mut found = file.to_vec();
+            found[..zeros].fill(0);
+            assert!(is_leftover(taken, &found), "{zeros}");
+            found.reverse();
+            assert_eq!(is_leftover(taken, &found), zeros == file.len());
+        }
+        assert!(is_leftover(taken, taken) && is_leftover(b"", b""));
+        assert!(
+            !is_leftover(taken, b"name = \"b\"\n") && !is_leftover(taken, b"") && !is_leftover(b"", b"\0")
+        );
+    }
 
     #[test]
     fn wishes_are_found_and_doubts_are_errors() {

@@ -14,7 +14,8 @@ use os_durable::Form;
 use services_api::bus::{failed, not_for_the_console, uid};
 use services_api::report::{CheckReport, ProbeResult, UnitReport};
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use zbus::fdo;
 
 use crate::logs::Logs;
@@ -30,6 +31,12 @@ const CONFIG_MAX: usize = 64 * 1024;
 /// More lines than this are not sent at once.
 const LINES_MAX: u32 = 5000;
 const CHECK_TIMEOUT_S_MAX: u32 = 60;
+/// Callers' connections give a method 60 s.
+const LOG_WAIT_MAX: Duration = Duration::from_secs(25);
+/// Lines that come together should travel together.
+const LOG_GATHER: Duration = Duration::from_millis(100);
+/// Further callers get their answer at once.
+const LOG_WAITERS_MAX: usize = 32;
 
 pub type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -70,9 +77,12 @@ pub async fn serve(paths: &Paths, events: mpsc::Sender<Event>, logs: Arc<Mutex<L
     crate::launch::open_to_all(&path)?;
     std.set_nonblocking(true)?;
     let listener = UnixListener::from_std(std)?;
+    let waiters = Arc::new(Semaphore::new(LOG_WAITERS_MAX));
     services_api::bus::serve(listener, &ALLOWED, |builder, uid| {
         let config = paths.state.join(CONFIG);
-        builder.serve_at(PATH, Supervisor { config, events: events.clone(), logs: logs.clone(), uid })
+        let waiters = waiters.clone();
+        builder
+            .serve_at(PATH, Supervisor { config, events: events.clone(), logs: logs.clone(), waiters, uid })
     })
     .await
 }
@@ -89,6 +99,8 @@ struct Supervisor {
     config: PathBuf,
     events: mpsc::Sender<Event>,
     logs: Arc<Mutex<Logs>>,
+    /// Of all clients together.
+    waiters: Arc<Semaphore>,
     /// The client's.
     uid: u32,
 }
@@ -123,6 +135,31 @@ impl Supervisor {
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = logs.last(unit, max_lines.min(LINES_MAX) as usize);
         serde_json::to_string(&lines).map_err(failed)
+    }
+
+    async fn logs_since(
+        &self,
+        unit: String,
+        run: String,
+        after: u64,
+        max_lines: u32,
+        wait_ms: u32,
+    ) -> fdo::Result<String> {
+        let waiter = self.waiters.try_acquire();
+        let wait = if waiter.is_ok() { Duration::from_millis(wait_ms.into()) } else { Duration::ZERO };
+        let deadline = Instant::now() + wait.min(LOG_WAIT_MAX);
+        let mut newest = self.logs.lock().unwrap_or_else(PoisonError::into_inner).newest();
+        loop {
+            let page = {
+                let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+                logs.since(&unit, &run, after, max_lines.min(LINES_MAX) as usize)
+            };
+            let moved = !page.lines.is_empty() || page.run != run;
+            if moved || !matches!(tokio::time::timeout_at(deadline, newest.changed()).await, Ok(Ok(()))) {
+                return serde_json::to_string(&page).map_err(failed);
+            }
+            tokio::time::sleep(LOG_GATHER).await;
+        }
     }
 
     async fn probe(&self, unit: String) -> fdo::Result<String> {

@@ -18,7 +18,7 @@ pub struct Journal {
 impl Journal {
     pub fn open(console: Option<PathBuf>) -> std::io::Result<Arc<Self>> {
         let console = Mutex::new(Console::open(console)?);
-        Ok(Arc::new(Self { logs: Arc::default(), console }))
+        Ok(Arc::new(Self { logs: Arc::new(Mutex::new(Logs::begin(new_run()))), console }))
     }
 
     pub fn write(&self, unit: &str, priority: u8, text: &str) {
@@ -44,6 +44,12 @@ impl Journal {
     pub fn complain(&self, text: &str) {
         self.write(SUPERVISOR, ERROR, &one_line(text, LINE_MAX));
     }
+}
+
+/// A name that no other run has.
+fn new_run() -> String {
+    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
+    uuid.map_or_else(|_| format!("{:?}-{}", uptime(), std::process::id()), |text| text.trim().to_owned())
 }
 
 /// Time since the kernel started, suspends included.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{SUPERVISOR, install, is_root, open_dir};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-use services_api::report::{CheckReport, LogLine, ProbeResult, UnitReport};
+use services_api::report::{CheckReport, LogLine, LogsPage, ProbeResult, UnitReport};
 use services_api::supervisor::SupervisorProxy;
 
 static NODES: AtomicU32 = AtomicU32::new(0);
@@ -269,11 +269,27 @@ fn over_the_bus(node: &Node, first: u32) {
         assert!(supervisor.probe("../base").await.is_err());
         supervisor.reboot("a test\nalive").await.unwrap();
         node.pid1_hears("reboot a test alive");
-        supervisor.restart("base").await.unwrap();
+        restart_and_follow(&supervisor).await;
         while self::units(&supervisor).await[1].restarts < 2 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
+}
+
+/// Whoever has read everything waits, and hears the next line when it is there.
+async fn restart_and_follow(supervisor: &SupervisorProxy<'_>) {
+    let page = async |run: &str, after: u64, wait_ms: u32| -> LogsPage {
+        serde_json::from_str(&supervisor.logs_since("base", run, after, 100, wait_ms).await.unwrap()).unwrap()
+    };
+    let tail = page("", 0, 0).await;
+    assert!(!tail.run.is_empty() && !tail.lines.is_empty());
+    let nothing = Instant::now();
+    assert!(page(&tail.run, tail.last, 300).await.lines.is_empty());
+    assert!(nothing.elapsed() >= Duration::from_millis(300));
+    let (next, restarted) = tokio::join!(page(&tail.run, tail.last, 25_000), supervisor.restart("base"));
+    restarted.unwrap();
+    assert!(next.lines.iter().all(|l| l.seq > tail.last && l.unit == "base"), "{next:?}");
+    assert!(!next.lines.is_empty() && !next.lost && next.run == tail.run);
 }
 
 async fn units(supervisor: &SupervisorProxy<'_>) -> Vec<UnitReport> {

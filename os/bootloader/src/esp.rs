@@ -11,7 +11,7 @@ pub fn read_small_file(device: &Path, path: &str, max: usize) -> Result<Option<V
     Uefi::open(DeviceFile::open_read(device)?)?.read_file(path, max)
 }
 
-/// Deletes a file by its path; nothing is written if it is not there.
+/// Overwrites a file with zeros and deletes it, by its path; nothing is written if it is not there.
 pub fn remove_file(device: &Path, path: &str) -> Result<()> {
     Uefi::open(DeviceFile::open(device)?)?.remove_file(path).map(drop)
 }

@@ -119,6 +119,7 @@ pub trait Bootloader {
     /// none yet, none.
     fn write_file(&mut self, name: &str, content: &[u8]) -> Result<()>;
 
-    /// Deletes a file by its path. Returns whether it was there.
+    /// Overwrites a file with zeros, then deletes it, by its path: it may hold secrets. Returns whether it was there. A cut on the way
+    /// leaves it with some of its bytes zero, or gone.
     fn remove_file(&mut self, path: &str) -> Result<bool>;
 }

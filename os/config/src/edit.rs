@@ -1,13 +1,12 @@
 //! Changes to the text of a `config.toml`, comments and order kept. A change is taken only if the whole file is valid with it.
 
-use toml_edit::{DocumentMut, Item, Table, Value};
+use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
 
+use crate::secret::{HIDDEN, without_values};
 use crate::{Config, ConfigError};
 
 /// The deepest key there is has two words.
 const WORDS_MAX: usize = 4;
-/// Shown instead of a secret.
-const HIDDEN: &str = "(hidden)";
 
 /// The text with `key` (such as `mesh.port`) set. `value` is TOML (`5000`, `true`, `["a", "b"]`), or, where that is not
 /// valid, a string without its quotes.
@@ -26,12 +25,17 @@ pub fn set(text: &str, key: &str, value: &str) -> Result<(String, Config), Confi
 }
 
 /// The same for several keys at once: the whole has to be valid, what is in between need not be. Values are TOML.
-pub fn set_all(text: &str, changes: &[(&str, &str)]) -> Result<(String, Config), ConfigError> {
+pub fn set_all<K, V>(text: &str, changes: &[(K, V)]) -> Result<(String, Config), ConfigError>
+where
+    K: AsRef<str>,
+    V: AsRef<str>,
+{
     let mut document = document(text)?;
     for (key, value) in changes {
-        let value =
-            value.trim().parse::<Value>().map_err(|_| ConfigError::value(*key, "not a TOML value"))?;
-        insert(&mut document, &words(key)?, value)?;
+        let key = key.as_ref();
+        let parsed = value.as_ref().trim().parse::<Value>();
+        let value = parsed.map_err(|e| ConfigError::value(key, without_values(e.message())))?;
+        put(&mut document, &words(key)?, value)?;
     }
     checked(&document)
 }
@@ -76,20 +80,56 @@ pub fn unset(text: &str, key: &str) -> Result<(String, Config), ConfigError> {
 /// The whole text for people, secrets hidden; or, of one key, its value or the part of the file that it names.
 pub fn show(text: &str, key: Option<&str>) -> Result<String, ConfigError> {
     let mut document = document(text)?;
-    hide(document.as_table_mut());
+    hide(document.as_table_mut(), false);
+    part(&document, key).map(|shown| without_secret_comments(&shown))
+}
+
+/// The same with its secrets.
+pub fn reveal(text: &str, key: Option<&str>) -> Result<String, ConfigError> {
+    part(&document(text)?, key)
+}
+
+/// A value as somebody gives it to [`set`], for logs.
+pub fn value_for_logs(key: &str, value: &str) -> String {
+    if is_secret(key) {
+        return HIDDEN.into();
+    }
+    match value.trim().parse::<Value>() {
+        Ok(mut parsed) => {
+            hide_value(&mut parsed, false);
+            parsed.to_string().trim().to_owned()
+        }
+        // A string without its quotes; of a table's text, something may be wrong with its syntax.
+        Err(_) if value.contains(['=', '{', '[']) => HIDDEN.into(),
+        Err(_) => value.to_owned(),
+    }
+}
+
+fn part(document: &DocumentMut, key: Option<&str>) -> Result<String, ConfigError> {
     let Some(key) = key else { return Ok(document.to_string()) };
+    let words = words(key)?;
     let mut item = document.as_item();
-    for word in words(key)? {
+    for word in &words {
         item = item.get(word).ok_or_else(|| ConfigError::value(key, "is not set; the default holds"))?;
     }
     Ok(match item {
         Item::Value(Value::String(string)) => string.value().clone(),
         Item::Value(value) => value.to_string().trim().to_owned(),
-        other => other.to_string().trim().to_owned(),
+        Item::Table(table) => {
+            let mut alone = table.clone();
+            // One that is there by a dotted key prints nothing by itself.
+            alone.set_dotted(false);
+            DocumentMut::from(alone).to_string().trim().to_owned()
+        }
+        other => {
+            let mut alone = Table::new();
+            alone.insert(words.last().copied().unwrap_or(key), other.clone());
+            DocumentMut::from(alone).to_string().trim().to_owned()
+        }
     })
 }
 
-/// Whether a key holds what must not be shown. The schema has none yet; a key with such a name will not be the first to leak.
+/// Whether a key holds what must not be shown: `passphrase` of a Wi-Fi network, and whatever will have such a name.
 pub fn is_secret(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
     ["secret", "password", "passphrase", "psk", "token", "pin"]
@@ -99,11 +139,11 @@ pub fn is_secret(key: &str) -> bool {
 
 fn with(text: &str, words: &[&str], value: Value) -> Result<(String, Config), ConfigError> {
     let mut document = document(text)?;
-    insert(&mut document, words, value)?;
+    put(&mut document, words, value)?;
     checked(&document)
 }
 
-fn insert(document: &mut DocumentMut, words: &[&str], value: Value) -> Result<(), ConfigError> {
+fn put(document: &mut DocumentMut, words: &[&str], value: Value) -> Result<(), ConfigError> {
     let (last, path) = words.split_last().ok_or_else(|| ConfigError::value("", "no key"))?;
     let mut table: &mut Table = document.as_table_mut();
     for word in path {
@@ -135,7 +175,8 @@ fn checked(document: &DocumentMut) -> Result<(String, Config), ConfigError> {
 }
 
 fn document(text: &str) -> Result<DocumentMut, ConfigError> {
-    text.parse().map_err(|e: toml_edit::TomlError| ConfigError::value("config.toml", e.message()))
+    text.parse()
+        .map_err(|e: toml_edit::TomlError| ConfigError::value("config.toml", without_values(e.message())))
 }
 
 fn words(key: &str) -> Result<Vec<&str>, ConfigError> {
@@ -151,14 +192,42 @@ fn words(key: &str) -> Result<Vec<&str>, ConfigError> {
     }
 }
 
-fn hide(table: &mut Table) {
+/// `all`: the table is a secret's.
+fn hide(table: &mut Table, all: bool) {
     for (key, item) in table.iter_mut() {
+        let secret = all || is_secret(&key);
         match item {
-            Item::Table(inner) => hide(inner),
-            Item::Value(value) if is_secret(&key) => *value = Value::from(HIDDEN),
-            _ => {}
+            Item::Table(inner) => hide(inner, secret),
+            Item::ArrayOfTables(tables) => tables.iter_mut().for_each(|inner| hide(inner, secret)),
+            Item::Value(value) => hide_value(value, secret),
+            Item::None => {}
         }
     }
+}
+
+fn hide_value(value: &mut Value, secret: bool) {
+    match value {
+        Value::InlineTable(inner) => hide_inline(inner, secret),
+        Value::Array(values) => values.iter_mut().for_each(|inner| hide_value(inner, secret)),
+        _ if secret => *value = Value::from(HIDDEN),
+        _ => {}
+    }
+}
+
+fn hide_inline(table: &mut InlineTable, all: bool) {
+    table.iter_mut().for_each(|(key, value)| hide_value(value, all || is_secret(&key)));
+}
+
+/// Comments are the owner's, and may hold an old passphrase. A `#` inside a string only makes a line shorter that nobody has to read.
+fn without_secret_comments(text: &str) -> String {
+    let words = |comment: &str| {
+        comment.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| is_secret(&w.to_lowercase()))
+    };
+    let line = |line: &str| match line.find('#') {
+        Some(at) if words(&line[at..]) => format!("{}# {HIDDEN}\n", &line[..at]),
+        _ => line.to_owned(),
+    };
+    text.split_inclusive('\n').map(line).collect()
 }
 
 #[cfg(test)]
@@ -223,6 +292,8 @@ mod tests {
         assert!(text.contains("# my node"));
         assert!(set_all(TEXT, &changes[..1]).unwrap_err().to_string().contains("update.publisher"));
         assert!(set_all(TEXT, &[("name", "roof")]).unwrap_err().to_string().contains("name"), "no quotes");
+        let broken = set_all(TEXT, &[("name", "\"hunter2")]).unwrap_err().to_string();
+        assert!(broken.contains("name") && !broken.contains("hunter2"), "{broken}");
     }
 
     #[test]
@@ -247,11 +318,47 @@ mod tests {
     }
 
     #[test]
+    fn secrets_hide_wherever_they_are() {
+        for text in [
+            "[network]\nwifi = [{ ssid = \"attic\", passphrase = \"hunter2 hunter2\" }]\n",
+            "[[network.wifi]]\nssid = \"attic\"\npassphrase = \"hunter2 hunter2\"\n",
+            "network.wifi = [{ ssid = \"attic\", passphrase = 'hunter2 hunter2' }]\n# the passphrase was hunter2\n",
+            "network = { wifi = [{ ssid = \"attic\", \"passphrase\" = \"hunter2 hunter2\" }] } # PSK hunter2\n",
+        ] {
+            Config::parse(text).unwrap();
+            for key in [None, Some("network"), Some("network.wifi")] {
+                let shown = show(text, key).unwrap();
+                assert!(shown.contains("attic") && !shown.contains("hunter2"), "{text} {key:?}: {shown}");
+            }
+        }
+        assert!(
+            !show("[secret]\na = \"hunter2\"\nb = { c = [\"hunter2\"] }\n", None)
+                .unwrap()
+                .contains("hunter2")
+        );
+        for value in ["[{ssid=\"attic\",passphrase=\"hunter2 hunter2\"}]", "[{passphrase=\"hunter2\""] {
+            assert!(!value_for_logs("network.wifi", value).contains("hunter2"));
+        }
+        assert_eq!(
+            (value_for_logs("a.psk", "x").as_str(), value_for_logs("mesh.port", "5000").as_str()),
+            (HIDDEN, "5000")
+        );
+        assert_eq!(value_for_logs("name", "roof"), "roof");
+        let wifi = "[{ssid=\"attic\",passphrase=\"hunter2 hunter2\"}]";
+        assert_eq!(set("", "network.wifi", wifi).unwrap().1.network.wifi.len(), 1);
+        let short =
+            set("", "network.wifi", "[{ssid=\"attic\",passphrase=\"hunter2\"}]").unwrap_err().to_string();
+        assert!(short.contains("network.wifi[0].passphrase") && !short.contains("hunter2"), "{short}");
+    }
+
+    #[test]
     fn secrets_are_not_shown() {
         let text = "name = \"a\"\n[wifi]\npassword = \"hunter2\"\n";
         let shown = show(text, None).unwrap();
         assert!(!shown.contains("hunter2") && shown.contains("name = \"a\""), "{shown}");
         assert_eq!(show(text, Some("wifi.password")).unwrap(), HIDDEN);
+        assert_eq!(reveal(text, Some("wifi.password")).unwrap(), "hunter2");
+        assert_eq!(reveal(text, None).unwrap(), text);
         assert_eq!(show(text, Some("name")).unwrap(), "a");
         assert!(show(text, Some("realm")).is_err());
         assert!(

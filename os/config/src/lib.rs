@@ -8,6 +8,7 @@
 //! have lost its owner.
 
 pub mod edit;
+mod secret;
 mod written;
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 pub use image_layout::encryption::Encryption;
 use os_durable::{Form, Found};
 use os_identity::NodeId;
+pub use secret::{Mistake, Secret};
 
 /// The format version this code writes and the newest that it reads.
 pub const VERSION: u32 = 1;
@@ -31,12 +33,34 @@ pub struct Config {
     pub realm: String,
     /// Whoever may do everything here. Absent: nobody (the node waits to be paired).
     pub owner: Option<NodeId>,
+    /// IANA name such as `Europe/Berlin`, for what is shown at the node; everything else is UTC. Default `UTC`.
+    pub time_zone: String,
+    pub network: Network,
     pub mesh: Mesh,
     pub clients: Clients,
     pub gateway: Gateway,
     pub update: Update,
     pub gate: Gate,
     pub state: State,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Where the node is, ISO 3166-1 alpha-2 such as `DE`: which Wi-Fi channels it may use. Absent: those that are allowed
+    /// everywhere.
+    pub country: Option<String>,
+    /// Wi-Fi networks that it may join, the first of those in reach. Default none: Wi-Fi stays off.
+    pub wifi: Vec<Wifi>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wifi {
+    /// 1 to 32 bytes.
+    pub ssid: String,
+    /// 8 to 63 printable ASCII characters, or the key itself as 64 hex digits. Absent: an open network.
+    pub passphrase: Option<Secret>,
+    /// It does not announce its name, so it has to be asked for. Default false.
+    pub hidden: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +173,8 @@ impl Default for Config {
             name: "macula".into(),
             realm: "home".into(),
             owner: None,
+            time_zone: "UTC".into(),
+            network: Network { country: None, wifi: Vec::new() },
             mesh: Mesh { port: 4433, mdns: true, seeds: Vec::new(), relay: false, relay_mbit: 10 },
             clients: Clients { macula: Welcome::Nobody, keys: Vec::new(), realms: Vec::new() },
             gateway: Gateway { enabled: true, public: Vec::new() },
@@ -171,7 +197,7 @@ pub enum ConfigError {
     #[error("{0} is larger than {MAX_SIZE} bytes")]
     TooLarge(PathBuf),
     #[error("not valid TOML or not a known key: {0}")]
-    Toml(#[from] toml::de::Error),
+    Toml(Mistake),
     #[error("`{key}`: {why}")]
     Value { key: String, why: String },
 }
@@ -201,7 +227,9 @@ impl Config {
     }
 
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        toml::from_str::<written::Config>(text)?.try_into()
+        toml::from_str::<written::Config>(text)
+            .map_err(|e| ConfigError::Toml(Mistake::new(text, &e)))?
+            .try_into()
     }
 }
 
@@ -263,6 +291,13 @@ mod tests {
             name = "roof-3"
             realm = "acme"
             owner = "{KEY}"
+            time_zone = "America/Argentina/Buenos_Aires"
+            [network]
+            country = "DE"
+            wifi = [
+                {{ ssid = "Käfer", passphrase = "correct horse" }},
+                {{ ssid = "guests", hidden = true }},
+            ]
             [mesh]
             port = 5000
             mdns = false
@@ -295,6 +330,13 @@ mod tests {
         let config = Config::parse(&text).unwrap();
         let key: NodeId = KEY.parse().unwrap();
         assert_eq!(config.owner, Some(key));
+        assert_eq!(config.time_zone, "America/Argentina/Buenos_Aires");
+        assert_eq!(config.network.country.as_deref(), Some("DE"));
+        let [home, guests] = &config.network.wifi[..] else { panic!("{:?}", config.network) };
+        assert_eq!((home.ssid.as_str(), home.hidden), ("Käfer", false));
+        assert_eq!(home.passphrase.as_ref().map(Secret::reveal), Some("correct horse"));
+        assert_eq!((guests.passphrase.is_none(), guests.hidden), (true, true));
+        assert!(!format!("{config:?}").contains("correct horse"));
         assert_eq!(config.mesh.seeds[1].address.to_string(), "[2001:db8::1]:4433");
         assert_eq!((config.mesh.relay, config.mesh.relay_mbit), (true, 50));
         let realms = vec!["io.example".to_owned()];
@@ -314,6 +356,14 @@ mod tests {
             ("version = 2", "version"),
             ("name = \"Kitchen Pi\"", "name"),
             ("owner = \"me\"", "owner"),
+            ("time_zone = \"../etc/passwd\"", "time_zone"),
+            ("time_zone = \"Berlin time\"", "time_zone"),
+            ("[network]\ncountry = \"de\"", "network.country"),
+            ("[network]\nwifi = [{ passphrase = \"correct horse\" }]", "ssid"),
+            ("[network]\nwifi = [{ ssid = \"\" }]", "network.wifi[0].ssid"),
+            ("[network]\nwifi = [{ ssid = \"123456789012345678901234567890123\" }]", "network.wifi[0].ssid"),
+            ("[network]\nwifi = [{ ssid = \"a\" }, { ssid = \"a\" }]", "network.wifi[1].ssid"),
+            ("[network]\nwifi = [{ ssid = \"a\", psk = \"correct horse\" }]", "psk"),
             ("[mesh]\nport = 70000", "port"),
             ("[mesh]\nport = 0", "mesh.port"),
             ("[mesh]\nrelay = 1", "relay"),
@@ -350,6 +400,23 @@ mod tests {
         for (text, key) in cases {
             let error = Config::parse(text).unwrap_err().to_string();
             assert!(error.contains(key), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn mistakes_never_repeat_a_secret() {
+        for text in [
+            "[network]\nwifi = [{ ssid = \"a\", passphrase = \"hunter2\" }]",
+            "[network]\nwifi = [{ ssid = \"a\", passphrase = \"hunter2\\u0007 and more\" }]",
+            "[network]\nwifi = [{ ssid = \"a\", passphrase = \"hunter2 }]",
+            "[network]\nwifi = \"hunter2\"",
+            "[network]\nwifi = [{ ssid = \"a\", hidden = \"hunter2\" }]",
+            "[network]\nwifi = [{ ssid = \"a\", passphrase = \"hunter2\", hiden = true }]",
+            "[network]\nwifi = [{ ssid = \"a\", passphrase = hunter2 }]",
+            "[[network.wifi]]\nssid = \"a\"\npassphrase = 'hunter2' 'b'",
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{text}: {error} {error:?}");
         }
     }
 }

@@ -4,10 +4,13 @@ use os_identity::NodeId;
 use serde::Deserialize;
 
 use crate::{
-    Channel, Check, CheckWhat, Clients, ConfigError, Encryption, Gate, Gateway, Mesh, Seed, State, Update,
-    VERSION, Welcome,
+    Channel, Check, CheckWhat, Clients, ConfigError, Encryption, Gate, Gateway, Mesh, Network, Secret, Seed,
+    State, Update, VERSION, Welcome, Wifi,
 };
 
+const MAX_WIFI: usize = 16;
+/// Longest part of a name in the tz database, with room.
+const MAX_ZONE_PART: usize = 24;
 const MAX_SEEDS: usize = 64;
 const MAX_RELAY_MBIT: u32 = 4000;
 const MAX_KEYS: usize = 32;
@@ -29,6 +32,9 @@ pub struct Config {
     name: Option<String>,
     realm: Option<String>,
     owner: Option<String>,
+    time_zone: Option<String>,
+    #[serde(default)]
+    network: NetworkTable,
     #[serde(default)]
     mesh: MeshTable,
     #[serde(default)]
@@ -41,6 +47,22 @@ pub struct Config {
     gate: GateTable,
     #[serde(default)]
     state: StateTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct NetworkTable {
+    country: Option<String>,
+    #[serde(default)]
+    wifi: Vec<WifiTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WifiTable {
+    ssid: String,
+    passphrase: Option<String>,
+    hidden: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -119,6 +141,8 @@ impl TryFrom<Config> for crate::Config {
             name: w.name.map_or(Ok(defaults.name), |n| name("name", n))?,
             realm: w.realm.map_or(Ok(defaults.realm), |n| name("realm", n))?,
             owner: w.owner.map(|o| key("owner", &o)).transpose()?,
+            time_zone: w.time_zone.map_or(Ok(defaults.time_zone), time_zone)?,
+            network: network(w.network)?,
             mesh: mesh(w.mesh, defaults.mesh)?,
             clients: clients(w.clients)?,
             gateway: gateway(w.gateway, defaults.gateway)?,
@@ -131,6 +155,52 @@ impl TryFrom<Config> for crate::Config {
 
 fn encryption(w: Option<&str>) -> Result<Option<Encryption>, ConfigError> {
     Encryption::parse(w.unwrap_or("off")).map_err(|e| ConfigError::value("state.encryption", e))
+}
+
+/// Names of the tz database: Area/Location, perhaps with a third part; three letters or more (`UTC`, `EST5EDT`) stand alone.
+fn time_zone(text: String) -> Result<String, ConfigError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+');
+    let part =
+        |p: &str| (1..=MAX_ZONE_PART).contains(&p.len()) && !p.starts_with('-') && p.bytes().all(plain);
+    let parts = text.split('/').count();
+    let begins = text.starts_with(|c: char| c.is_ascii_uppercase());
+    if begins && parts <= 3 && text.len() >= 3 && text.split('/').all(part) {
+        Ok(text)
+    } else {
+        Err(ConfigError::value("time_zone", "an IANA name such as Europe/Berlin or UTC"))
+    }
+}
+
+fn network(w: NetworkTable) -> Result<Network, ConfigError> {
+    if w.country.as_ref().is_some_and(|c| c.len() != 2 || !c.bytes().all(|b| b.is_ascii_uppercase())) {
+        return Err(ConfigError::value("network.country", "two capital letters such as DE (ISO 3166-1)"));
+    }
+    if w.wifi.len() > MAX_WIFI {
+        return Err(ConfigError::value("network.wifi", format!("at most {MAX_WIFI} networks")));
+    }
+    let mut networks: Vec<Wifi> = Vec::new();
+    for (i, written) in w.wifi.into_iter().enumerate() {
+        let at = format!("network.wifi[{i}]");
+        if networks.iter().any(|known| known.ssid == written.ssid) {
+            return Err(ConfigError::value(format!("{at}.ssid"), "is there twice"));
+        }
+        networks.push(wifi(&at, written)?);
+    }
+    Ok(Network { country: w.country, wifi: networks })
+}
+
+/// Lengths: IEEE 802.11 (an SSID is 0 to 32 bytes) and its annex on passphrases (8 to 63 characters).
+fn wifi(at: &str, w: WifiTable) -> Result<Wifi, ConfigError> {
+    if !(1..=32).contains(&w.ssid.len()) || w.ssid.contains('\0') {
+        return Err(ConfigError::value(format!("{at}.ssid"), "1 to 32 bytes"));
+    }
+    let is_key = |p: &str| p.len() == 64 && p.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_phrase = |p: &str| (8..=63).contains(&p.len()) && p.bytes().all(|b| (0x20..0x7f).contains(&b));
+    if w.passphrase.as_ref().is_some_and(|p| !is_phrase(p) && !is_key(p)) {
+        let why = "8 to 63 characters of ASCII, or 64 hex digits; leave it out for an open network";
+        return Err(ConfigError::value(format!("{at}.passphrase"), why));
+    }
+    Ok(Wifi { ssid: w.ssid, passphrase: w.passphrase.map(Secret::new), hidden: w.hidden.unwrap_or(false) })
 }
 
 fn mesh(w: MeshTable, defaults: Mesh) -> Result<Mesh, ConfigError> {

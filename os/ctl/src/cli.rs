@@ -1,6 +1,7 @@
 //! The command line, as clap reads it. What each verb does is in `verbs`.
 
 pub mod pair;
+pub mod provision;
 pub mod ucan;
 
 use std::path::PathBuf;
@@ -42,9 +43,10 @@ pub struct Cli {
 
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// The node: ADDR, ADDR:PORT (default 4433) or did:key:...@ADDR:PORT. Default: $MACULA_NODE
+    /// The node: ADDR, ADDR:PORT (default 4433) or did:key:...@ADDR:PORT. Default: $MACULA_NODE. `logs`, `events` and `nodes` take
+    /// several
     #[arg(long, global = true, value_name = "NODE")]
-    pub node: Option<Target>,
+    pub node: Vec<Target>,
     /// The key file. Default: ~/.config/macula/owner.key
     #[arg(long, global = true, value_name = "FILE")]
     pub key: Option<PathBuf>,
@@ -57,6 +59,9 @@ pub struct Global {
     /// JSON instead of text
     #[arg(long, global = true)]
     pub json: bool,
+    /// Colours: `auto` on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", default_value_t = clap::ColorChoice::Auto)]
+    pub color: clap::ColorChoice,
     /// How long to wait for a node to answer the first packet
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub timeout: u64,
@@ -84,9 +89,11 @@ pub enum Verb {
         #[arg(long, short)]
         watch: bool,
     },
-    /// The node's peers in the mesh
-    #[command(visible_alias = "peers")]
+    /// Your nodes as one table: those met before, those named, and their peers in the mesh
+    #[command(after_help = NODES_HELP)]
     Nodes,
+    /// The node's peers in the mesh, and how it reaches them
+    Peers,
     /// The node's services
     #[command(
         after_help = "Examples:\n  maculactl units\n  maculactl units restart dht\n  maculactl units kill mesh --signal 9"
@@ -96,16 +103,30 @@ pub enum Verb {
         verb: Option<Units>,
     },
     /// What the services logged, oldest first
-    #[command(after_help = "Examples:\n  maculactl logs -n 20\n  maculactl logs update")]
+    #[command(after_help = LOGS_EXAMPLES)]
     Logs {
         /// One unit; all when left out
         unit: Option<String>,
-        /// At most so many of the newest lines
-        #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
-        lines: u32,
+        /// At most so many of the newest lines. Default: 200, with --follow 20
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<u32>,
+        /// Go on with each new line, also across reboots of the node; Ctrl-C ends
+        #[arg(short, long)]
+        follow: bool,
+        /// Of all nodes that were met before
+        #[arg(long)]
+        all: bool,
     },
     /// What happened to the OS lately: installs, commits, rollbacks, refusals
-    Events,
+    #[command(after_help = EVENTS_EXAMPLES)]
+    Events {
+        /// Go on with each new event, also across reboots of the node; Ctrl-C ends
+        #[arg(short, long)]
+        follow: bool,
+        /// Of all nodes that were met before
+        #[arg(long)]
+        all: bool,
+    },
     /// The node's network links and addresses
     Links,
     /// What the reconciler would do next
@@ -190,6 +211,27 @@ pub enum Verb {
     /// The key that opens a node's encrypted state when its TPM, PIN or passphrase does not. Keep it somewhere else
     #[command(after_help = RECOVERY_KEY_HELP)]
     RecoveryKey,
+    /// Nodes, transfers, apps and logs on one screen, live: `?` shows the keys
+    Top,
+    /// Collect a support bundle of the node, without secrets
+    Diagnose {
+        /// Default: macula-NAME-TIME.tar.zst, here
+        #[arg(short, long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Give a node its configuration before its first boot: on its card, in its image, or for many from a list
+    #[command(after_help = provision::EXAMPLES)]
+    Provision(Box<provision::Provision>),
+    /// Print a script that lets your shell complete maculactl's words
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions { shell: clap_complete::Shell },
+    /// Print maculactl's manual page, or write those of all verbs
+    #[command(after_help = MAN_HELP)]
+    Man {
+        /// The folder for all pages, such as ~/.local/share/man/man1
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// A small prompt for the serial console of a node (implies --local)
     Console,
     /// Whether a web server answers well: runs on a node, for the gate's checks
@@ -221,6 +263,7 @@ pub enum Units {
     /// Send a signal to a unit's main process (`supervisor` is one, too)
     Kill {
         name: String,
+        /// Its number, see signal(7)
         #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(i32).range(1..=64))]
         signal: i32,
     },
@@ -263,6 +306,35 @@ pub enum Pubsub {
         count: Option<u64>,
     },
 }
+
+const NODES_HELP: &str = "\
+It begins with the nodes in `maculactl known` and those that --node names, and goes on to the peers that they tell about. Nodes that do
+not answer are shown with the reason; one that is not yours is `foreign`.";
+
+const LOGS_EXAMPLES: &str = "\
+Examples:
+  maculactl logs -n 20
+  maculactl logs update
+  maculactl logs -f --node 192.0.2.7 --node 192.0.2.8
+  maculactl logs mesh -f --all
+
+Lines of several nodes begin with the node's name. What a node logged while it could not be reached comes later, as far as it still
+has it.";
+
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  maculactl events
+  maculactl events -f --all";
+
+const COMPLETIONS_HELP: &str = "\
+  bash: maculactl completions bash > ~/.local/share/bash-completion/completions/maculactl
+  zsh:  maculactl completions zsh > ~/.zfunc/_maculactl       (with fpath+=~/.zfunc before compinit in .zshrc)
+  fish: maculactl completions fish > ~/.config/fish/completions/maculactl.fish";
+
+const MAN_HELP: &str = "\
+Examples:
+  maculactl man | man -l -
+  maculactl man --out ~/.local/share/man/man1; man maculactl-logs";
 
 const RPC_EXAMPLES: &str = "\
 Examples:
@@ -355,6 +427,7 @@ pub enum Release {
     },
     /// Write the metadata bundle to a file, as nodes get it
     Pack {
+        /// The file to write
         #[arg(short, long, value_name = "FILE")]
         out: PathBuf,
     },
@@ -446,6 +519,7 @@ pub enum Content {
     /// Fetch content through the node
     Get {
         mcid: Mcid,
+        /// The file to write
         #[arg(short, long, value_name = "FILE")]
         out: PathBuf,
     },
@@ -479,12 +553,19 @@ pub enum Config {
     /// Say whether a node would take this config.toml
     Check { file: PathBuf },
     /// Print the node's config.toml
-    Show,
+    Show {
+        /// With passphrases, which are hidden otherwise; the node's audit log will say so
+        #[arg(long)]
+        secrets: bool,
+    },
     /// Print one value, or a table of the file; all of it when no key is named
     Get {
         /// Such as mesh.port
         #[arg(value_name = "KEY")]
         setting: Option<String>,
+        /// With passphrases, which are hidden otherwise; the node's audit log will say so
+        #[arg(long)]
+        secrets: bool,
     },
     /// Change one value; the node takes it only if all of its configuration is valid then
     Set {
@@ -523,7 +604,7 @@ An encrypted node asks for it at its console when it cannot be opened otherwise:
 Boot settings, with its disk in another machine, or when the PIN is forgotten.";
 
 /// A way of encryption, as the node will understand it.
-fn encryption(text: &str) -> Result<String, String> {
+pub fn encryption(text: &str) -> Result<String, String> {
     os_config::Encryption::parse(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
@@ -541,13 +622,14 @@ mod tests {
     fn global_options_stand_anywhere_and_bad_values_are_refused() {
         let parse = |line: &str| Cli::try_parse_from(std::iter::once("maculactl").chain(line.split(' ')));
         let cli = parse("units kill mesh --signal 9 --json --node [::1]:5000").unwrap();
-        assert!(cli.global.json && cli.global.node.unwrap().port == 5000);
+        assert!(cli.global.json && cli.global.node[0].port == 5000);
         assert!(matches!(cli.verb, Verb::Units { verb: Some(Units::Kill { signal: 9, .. }) }));
-        assert!(matches!(parse("peers").unwrap().verb, Verb::Nodes));
+        assert!(matches!(parse("peers").unwrap().verb, Verb::Peers));
         let cli = parse("config set mesh.port 5000 --key k").unwrap();
         assert_eq!(cli.global.key.as_deref(), Some(std::path::Path::new("k")));
         assert!(matches!(cli.verb, Verb::Config(Config::Set { setting, .. }) if setting == "mesh.port"));
         for line in [
+            "logs mesh -f --all --node 10.0.0.1 --node 10.0.0.2",
             "config get",
             "config get name",
             "config unset name",

@@ -37,6 +37,21 @@ pub async fn connect(
     known: &mut KnownNodes,
     wait: Duration,
 ) -> Result<Remote> {
+    let remote = reach(target, owner, wait).await?;
+    match remote.check_identity(target, known) {
+        Ok(new) => {
+            remote.say_if(new, target);
+            Ok(remote)
+        }
+        Err(e) => {
+            remote.close().await;
+            Err(e)
+        }
+    }
+}
+
+/// Connects to whoever is there, or to the node that `target` names by its id.
+pub async fn reach(target: &Target, owner: &NodeKey, wait: Duration) -> Result<Remote> {
     let credentials = credentials(owner)?;
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((target.host.as_str(), target.port))
         .await
@@ -47,13 +62,11 @@ pub async fn connect(
         match dial(address, &credentials, wait).await {
             Ok((endpoint, connection, node)) => {
                 let remote = Remote { endpoint, connection, key: owner.node_id(), node, ucan: None };
-                return match remote.check_identity(target, known) {
-                    Ok(()) => Ok(remote),
-                    Err(e) => {
-                        remote.close().await;
-                        Err(e)
-                    }
-                };
+                if let Some(pin) = target.pin.filter(|pin| *pin != node) {
+                    remote.close().await;
+                    bail!("{target} is {node}, not {pin} as --node says");
+                }
+                return Ok(remote);
             }
             Err(e) => last = e,
         }
@@ -97,15 +110,16 @@ impl Remote {
         Self { ucan, ..self }
     }
 
-    fn check_identity(&self, target: &Target, known: &mut KnownNodes) -> Result<()> {
-        if let Some(pin) = target.pin.filter(|pin| *pin != self.node) {
-            bail!("{target} is {}, not {pin} as --node says", self.node);
-        }
+    /// Trust on first use: whether the node that answered is the one that is known there. True: it is now, and was not.
+    pub fn check_identity(&self, target: &Target, known: &mut KnownNodes) -> Result<bool> {
         let new = known.check(&target.to_string(), self.node, target.pin.is_some())?;
-        if new && target.pin.is_none() {
+        Ok(new && target.pin.is_none())
+    }
+
+    pub fn say_if(&self, new: bool, target: &Target) {
+        if new {
             eprintln!("first contact with {target}: it is {}, remembered", self.node);
         }
-        Ok(())
     }
 
     /// A stream for one of the owner's methods.
@@ -141,7 +155,8 @@ impl Remote {
 
     /// Says what a stream's end means, where its code tells.
     pub async fn explain(&self, protocol: &str, error: Error) -> Error {
-        match error.chain().find_map(stream_code) {
+        let code = error.chain().find_map(stream_code);
+        match code {
             Some(close_code::REFUSED) if protocol != control::protocol::MESH && self.is_owner().await => {
                 anyhow!("the service behind `{protocol}` is not up: try again, the node may be starting")
             }

@@ -4,20 +4,26 @@
 //! Writes nothing but key file, `known_nodes.toml` and the files it is told to; a crash leaves the node's side to the node.
 
 mod artifacts;
+mod boot_partition;
 mod card;
+mod card_list;
 mod channel;
 mod cli;
 mod connect;
+mod fleet;
+mod image_copy;
 mod key_file;
 mod known_nodes;
 mod lifetime;
 mod node;
 mod output;
 mod pairing;
+mod redact;
 mod repository;
 mod screen;
 mod table;
 mod target;
+mod top;
 mod transfer;
 mod verbs;
 mod whole_file;

@@ -12,8 +12,8 @@ use services_api::control::protocol;
 use services_api::control_dht::{LookupAnswer, LookupParams, TableAnswer};
 use services_api::report::{
     AuditAnswer, ConfigChange, ConfigChanged, ConfigParams, ContentReport, DhtReport, InstallParams,
-    KillParams, LinkReport, LogLine, LogsParams, OsReport, PeerReport, PowerParams, ProbeResult, ResetParams,
-    UnitParams, UnitReport,
+    KillParams, LinkReport, LogLine, LogsPage, LogsParams, LogsSince, OsReport, PeerReport, PowerParams,
+    ProbeResult, ResetParams, UnitParams, UnitReport,
 };
 use services_api::{bus, content, dht, identity, mesh, network, reconciler, supervisor, update};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -84,6 +84,18 @@ impl Node {
             }
             Node::Local => {
                 parse(local!(supervisor::SupervisorProxy<'_>, "supervisor").logs(unit, max_lines).await)
+            }
+        }
+    }
+
+    /// The next page of the log, waited for as long as `place` says.
+    pub async fn logs_since(&self, place: &LogsSince) -> Result<LogsPage> {
+        match self {
+            Node::Remote(r) => r.call(protocol::OS, "logs_since", place).await,
+            Node::Local => {
+                let LogsSince { unit, run, after, max_lines, wait_ms } = place;
+                let supervisor = local!(supervisor::SupervisorProxy<'_>, "supervisor");
+                parse(supervisor.logs_since(unit, run, *after, *max_lines, *wait_ms).await)
             }
         }
     }
@@ -183,6 +195,11 @@ impl Node {
                 Ok(os_config::edit::show(&text, key.as_deref())?)
             }
         }
+    }
+
+    /// The same with its secrets.
+    pub async fn config_secrets(&self, key: Option<String>) -> Result<String> {
+        self.remote()?.call(protocol::OS, "config_secrets", &ConfigParams { key }).await
     }
 
     pub async fn change_config(&self, change: &ConfigChange) -> Result<ConfigChanged> {

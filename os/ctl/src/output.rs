@@ -4,6 +4,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::ColorChoice;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -47,10 +48,21 @@ pub struct Output {
 }
 
 impl Output {
+    #[cfg(test)]
     pub fn new(json: bool) -> Self {
+        Self::with_color(json, ColorChoice::Auto)
+    }
+
+    pub fn with_color(json: bool, color: ColorChoice) -> Self {
         let terminal = std::io::stdout().is_terminal();
-        let quiet = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        Self { json, palette: Palette { colors: terminal && !quiet && !json }, terminal }
+        let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+        let dumb = set("TERM").is_some_and(|term| term == "dumb");
+        let colors = match color {
+            ColorChoice::Auto => terminal && !dumb && set("NO_COLOR").is_none(),
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+        };
+        Self { json, palette: Palette { colors: colors && !json }, terminal }
     }
 
     /// The value as JSON, or the text made from it.

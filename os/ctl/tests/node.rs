@@ -37,11 +37,16 @@ fn reports_come_as_text_and_json() {
     let units = owner.ok(&node.address, "units");
     assert!(units.lines().next().unwrap().starts_with("NAME") && units.contains("mesh"), "{units}");
     assert!(!units.contains('\x1b'), "no colours without a terminal");
+    assert!(owner.ok(&node.address, "units --color always").contains("\x1b[32mready\x1b[0m"));
+    assert!(!owner.ok(&node.address, "units --color never").contains('\x1b'));
     assert_eq!(owner.json(&node.address, "logs mesh -n 5")[0]["text"], "mesh 5");
     assert_eq!(owner.json(&node.address, "peers"), serde_json::json!([]));
     owner.ok(&node.address, "units kill mesh --signal 9");
     owner.ok(&node.address, "reboot --reason tests");
-    assert_eq!(node.calls(), ["status", "status", "units", "logs", "peers", "kill mesh 9", "reboot tests"]);
+    assert_eq!(
+        node.calls(),
+        ["status", "status", "units", "units", "units", "logs", "peers", "kill mesh 9", "reboot tests"]
+    );
     let error = owner.error(&node.address, "units restart nonsense");
     assert_eq!(error, "maculactl: no unit `nonsense`");
     let error = owner.error(&node.address, "plan");

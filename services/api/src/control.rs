@@ -32,6 +32,7 @@ pub mod protocol {
     pub fn ability(method: &str) -> &str {
         match method {
             "install" | "rollback" | "refresh" => "update",
+            "logs_since" => "logs",
             other => other,
         }
     }

@@ -79,6 +79,8 @@ pub struct EventReport {
     /// Last log lines of what failed; bounded, and dropped from older events.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub log_tail: Vec<String>,
+    /// Of its record in the audit log; they grow, with gaps. 0: from before events were numbered, or not on record.
+    pub number: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -122,6 +124,21 @@ pub struct LogLine {
     /// syslog priority, 0 to 7.
     pub priority: u8,
     pub text: String,
+    /// Counts all units' lines from 1 on, in the supervisor's current run; 0 from releases that do not number lines.
+    pub seq: u64,
+}
+
+/// Answer to `logs_since`: what came after a place in the log, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogsPage {
+    /// Names the supervisor's run: another one begins with each boot, and counts lines anew.
+    pub run: String,
+    /// Where the next page begins: [`LogsSince::after`].
+    pub last: u64,
+    /// Lines between the place asked for and the first one here fell out of the bounded log.
+    pub lost: bool,
+    pub lines: Vec<LogLine>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -244,6 +261,19 @@ pub struct LogsParams {
     pub max_lines: u32,
 }
 
+/// Parameters of `logs_since`. With an empty `run` the page is the newest lines, wherever they begin; with one that is over, the
+/// log's first lines; otherwise the first lines after number `after`. An empty unit means all of them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogsSince {
+    pub unit: String,
+    pub run: String,
+    pub after: u64,
+    pub max_lines: u32,
+    /// How long to wait for a line when there is none yet; the node waits 25 s at most.
+    pub wait_ms: u32,
+}
+
 /// Parameters of `restart` and `probe`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnitParams {
@@ -270,7 +300,8 @@ pub struct ResetParams {
     pub encryption: Option<String>,
 }
 
-/// Parameters of `config`, which answers the text of the node's configuration (secrets hidden), or one key's value.
+/// Parameters of `config`, which answers the text of the node's configuration (secrets hidden), or one key's value. `config_secrets`
+/// does not hide them, and is another ability.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConfigParams {

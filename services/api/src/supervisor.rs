@@ -17,6 +17,16 @@ pub trait Supervisor {
     /// JSON: a list of [`crate::report::LogLine`], oldest first, of one unit or (empty name) of all.
     fn logs(&self, unit: &str, max_lines: u32) -> zbus::Result<String>;
 
+    /// JSON: a [`crate::report::LogsPage`]; see [`crate::report::LogsSince`] for what is asked.
+    fn logs_since(
+        &self,
+        unit: &str,
+        run: &str,
+        after: u64,
+        max_lines: u32,
+        wait_ms: u32,
+    ) -> zbus::Result<String>;
+
     /// JSON: a list of [`crate::report::ProbeResult`]: what a process in this unit's sandbox can do.
     fn probe(&self, unit: &str) -> zbus::Result<String>;
 

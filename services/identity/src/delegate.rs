@@ -86,8 +86,10 @@ pub fn to_app(key: &NodeKey, app: NodeId, rights: &[(String, String, bool)]) -> 
 }
 
 fn empty(node: &NodeKey, audience: NodeId, subject: Subject) -> Result<Delegation> {
-    let mut nonce = vec![0; 12];
-    getrandom::fill(&mut nonce).map_err(std::io::Error::from)?;
+    let mut random = [0; 12];
+    getrandom::fill(&mut random).map_err(std::io::Error::from)?;
+    // A JWT's is text.
+    let nonce = data_encoding::HEXLOWER.encode(&random).into_bytes();
     let did = |id: NodeId| Did::parse(&id.to_string());
     Ok(Delegation {
         issuer: did(node.node_id())?,

@@ -169,7 +169,7 @@ pub async fn forget_owner_if_asked(updater: &Arc<Updater>) -> Result<()> {
 fn describe(change: &ConfigChange) -> String {
     match &change.value {
         Some(_) if edit::is_secret(&change.key) => format!("{} set", change.key),
-        Some(value) => format!("{} = {value}", change.key),
+        Some(value) => format!("{} = {}", change.key, edit::value_for_logs(&change.key, value)),
         None => format!("{} removed", change.key),
     }
 }
@@ -177,6 +177,13 @@ fn describe(change: &ConfigChange) -> String {
 /// The text, secrets hidden, or one key's value.
 pub fn show(updater: &Updater, key: Option<&str>) -> Result<String> {
     Ok(edit::show(&updater.node.configuration.text()?, key)?)
+}
+
+/// The same with its secrets, which goes on record.
+pub fn reveal(updater: &Updater, key: Option<&str>, who: &str) -> Result<String> {
+    let text = edit::reveal(&updater.node.configuration.text()?, key)?;
+    updater.records.event("config-secrets", format!("{} told to {who}", key.unwrap_or("config.toml")));
+    Ok(text)
 }
 
 struct Effect {
@@ -282,6 +289,9 @@ mod tests {
             |key: &str, value: Option<&str>| ConfigChange { key: key.into(), value: value.map(Into::into) };
         assert_eq!(describe(&change("wifi.password", Some("hunter2"))), "wifi.password set");
         assert_eq!(describe(&change("mesh.port", Some("5000"))), "mesh.port = 5000");
+        let wifi =
+            describe(&change("network.wifi", Some("[{ssid=\"attic\",passphrase=\"hunter2 hunter2\"}]")));
+        assert!(wifi.contains("attic") && !wifi.contains("hunter2"), "{wifi}");
         assert_eq!(describe(&change("mesh.port", None)), "mesh.port removed");
     }
 

@@ -9,8 +9,8 @@ use os_content_id::Mcid;
 use services_api::control::{self, Answer, Call, ok};
 use services_api::mesh::{Incoming, MeshEvent};
 use services_api::report::{
-    AuditAnswer, ConfigParams, InstallParams, KillParams, LinkReport, LogLine, LogsParams, PowerParams,
-    ProbeResult, UnitParams,
+    AuditAnswer, ConfigParams, InstallParams, KillParams, LinkReport, LogLine, LogsPage, LogsParams,
+    LogsSince, PowerParams, ProbeResult, UnitParams,
 };
 use tokio::sync::mpsc;
 
@@ -64,6 +64,12 @@ async fn answer(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer
             let text = links.supervisor().await?.logs(&p.unit, p.max_lines.min(LOG_LINES_MAX)).await?;
             ok(&from_json::<Vec<LogLine>>(&text)?)
         }
+        "logs_since" => {
+            let p: LogsSince = call.params()?;
+            let supervisor = links.supervisor().await?;
+            let text = supervisor.logs_since(&p.unit, &p.run, p.after, p.max_lines, p.wait_ms).await?;
+            ok(&from_json::<LogsPage>(&text)?)
+        }
         "probe" => {
             let p: UnitParams = call.params()?;
             ok(&from_json::<Vec<ProbeResult>>(&links.supervisor().await?.probe(&p.unit).await?)?)
@@ -72,6 +78,9 @@ async fn answer(updater: &Arc<Updater>, call: &Call, who: &str) -> Result<Answer
         "plan" => ok(&links.reconciler().await?.plan().await?),
         "audit" => ok(&AuditAnswer { segments: updater.records.audit_segments() }),
         "config" => ok(&configuration::show(updater, call.params::<ConfigParams>()?.key.as_deref())?),
+        "config_secrets" => {
+            ok(&configuration::reveal(updater, call.params::<ConfigParams>()?.key.as_deref(), who)?)
+        }
         "recovery_key" => ok(&configuration::recovery_key(updater, who)?),
         "refresh" => ok(&links.reconciler().await?.refresh().await?),
         _ => {

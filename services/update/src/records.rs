@@ -210,10 +210,14 @@ impl Records {
             return;
         }
         let at_unix = now_unix();
-        if let Err(e) = self.audit().append(at_unix, kind, &text) {
-            tracing::error!("this is not in the audit log: {e:#}");
-        }
-        events.push(EventReport { at_unix, kind: kind.into(), text, log_tail });
+        let number = match self.audit().append(at_unix, kind, &text) {
+            Ok(record) => record.number,
+            Err(e) => {
+                tracing::error!("this is not in the audit log: {e:#}");
+                0
+            }
+        };
+        events.push(EventReport { at_unix, kind: kind.into(), text, log_tail, number });
         let surplus = events.len().saturating_sub(EVENTS_MAX);
         events.drain(..surplus);
         let with_lines = events.iter_mut().rev().filter(|e| !e.log_tail.is_empty());
@@ -353,6 +357,7 @@ mod tests {
         assert_eq!(before.len(), EVENTS_MAX);
         let records = Records::open(dir.path()).unwrap();
         assert_eq!(records.events(), before);
+        assert!(before.windows(2).all(|pair| pair[0].number < pair[1].number), "{before:?}");
         let verified = os_audit::verify(&records.audit_segments()).unwrap();
         assert_eq!(verified.records.len(), EVENTS_MAX + 2);
         assert_eq!(

@@ -6,7 +6,7 @@
 //!
 //! Order of writes. Create: data into free clusters, flush, FAT, flush, directory sector, flush. Delete: directory
 //! sector, flush, FAT, flush. Replace: the new file's name goes, flush, the old one's slot names the new clusters, flush, the
-//! old clusters are freed, flush. So a cluster is never named by two files and never both free and named.
+//! old clusters are freed, flush. Wipe: zeros into the file's clusters, flush; then delete. So a cluster is never named by two files and never both free and named.
 
 mod directory;
 mod geometry;
@@ -105,6 +105,22 @@ impl<D: BlockDevice> Fat<D> {
         self.erase_slots(file)?;
         self.device.sync()?;
         self.free(&clusters)?;
+        self.device.sync()
+    }
+
+    /// Overwrites all of a file's clusters with zeros, past its end, too. The file is still there, of the same size.
+    pub fn wipe(&mut self, file: &DirEntry) -> Result<()> {
+        let zeros = vec![0; COPY_BYTES];
+        for (first, count) in runs(&self.clusters_of(file)) {
+            let mut offset = self.geometry.cluster_offset(first);
+            let mut left = u64::from(count) * u64::from(self.geometry.cluster_bytes);
+            while left > 0 {
+                let part = left.min(COPY_BYTES as u64);
+                self.device.write_at(offset, &zeros[..part as usize])?;
+                offset += part;
+                left -= part;
+            }
+        }
         self.device.sync()
     }
 

@@ -219,7 +219,10 @@ impl<D: BlockDevice> Bootloader for Uefi<D> {
 
     fn remove_file(&mut self, path: &str) -> Result<bool> {
         match self.at_path(path)? {
-            Some(file) => self.fat.delete(&file).map(|()| true),
+            Some(file) => {
+                self.fat.wipe(&file)?;
+                self.fat.delete(&file).map(|()| true)
+            }
             None => Ok(false),
         }
     }

@@ -123,6 +123,37 @@ fn an_update_from_staging_to_commit_and_the_next_one() {
     }
 }
 
+/// Whatever the cut, the file is whole, partly zero, or gone; and nothing of it is left where it was.
+#[test]
+fn a_removed_file_is_overwritten_before_its_name_goes() {
+    let secret = b"passphrase = \"correct horse\"".repeat(40);
+    let files: [(&str, &[u8]); 2] = [("EFI/Linux/macula-000001.efi", OLD_UKI), ("macula.toml", &secret)];
+    let mut uefi = open(volume(&files));
+    let before = disk(&mut uefi).bytes.clone();
+    assert!(uefi.remove_file("/macula.toml").unwrap());
+    let log = std::mem::take(&mut disk(&mut uefi).log);
+    let after = std::mem::take(&mut disk(&mut uefi).bytes);
+    assert!(!after.windows(13).any(|w| w == b"correct horse"));
+
+    let mut bytes = before;
+    for op in log {
+        if let Op::Write(offset, data) = op {
+            bytes[offset as usize..offset as usize + data.len()].copy_from_slice(&data);
+        }
+        let found = open(bytes.clone()).read_file("/macula.toml", 4096).unwrap();
+        let is_rest = |found: &[u8]| {
+            found.len() == secret.len() && found.iter().zip(&secret).all(|(f, s)| *f == 0 || f == s)
+        };
+        match &found {
+            Some(found) => assert!(is_rest(found)),
+            None => assert!(!bytes.windows(13).any(|w| w == b"correct horse"), "the name goes last"),
+        }
+    }
+    if let Some((clean, said)) = fsck(&after) {
+        assert!(clean, "{said}");
+    }
+}
+
 /// Each of the three switches is one write of one sector in which one slot changes.
 #[test]
 fn rule_5_a_switch_is_one_sector() {

@@ -22,7 +22,7 @@ pub async fn audit(s: &Session, verb: cli::Audit) -> Result<()> {
 }
 
 /// What can be read of a log, also of one that does not verify.
-fn readable(segments: &[Vec<u8>]) -> Vec<Record> {
+pub(super) fn readable(segments: &[Vec<u8>]) -> Vec<Record> {
     segments.iter().filter_map(|bytes| os_audit::parse(bytes)).flat_map(|segment| segment.records).collect()
 }
 
@@ -31,6 +31,7 @@ fn events(records: &[Record]) -> Vec<EventReport> {
         at_unix: r.at_unix,
         kind: r.kind.clone(),
         text: r.text.clone(),
+        number: r.number,
         ..Default::default()
     };
     records.iter().map(report).collect()

@@ -9,13 +9,14 @@ use services_api::report::{ConfigChange, ResetParams};
 
 use super::Session;
 use crate::cli;
+use crate::node::Node;
 use crate::output::clean;
 
 pub async fn config(s: &Session, verb: cli::Config) -> Result<()> {
     match verb {
         cli::Config::Check { file } => check(s, &file),
-        cli::Config::Show => get(s, None).await,
-        cli::Config::Get { setting } => get(s, setting).await,
+        cli::Config::Show { secrets } => get(s, None, secrets).await,
+        cli::Config::Get { setting, secrets } => get(s, setting, secrets).await,
         cli::Config::Set { setting, value } => {
             change(s, ConfigChange { key: setting, value: Some(value) }).await
         }
@@ -23,8 +24,9 @@ pub async fn config(s: &Session, verb: cli::Config) -> Result<()> {
     }
 }
 
-async fn get(s: &Session, key: Option<String>) -> Result<()> {
-    let text = s.ask(async |n| n.config(key).await).await?;
+async fn get(s: &Session, key: Option<String>, secrets: bool) -> Result<()> {
+    let ask = async |n: &Node| if secrets { n.config_secrets(key).await } else { n.config(key).await };
+    let text = s.ask(ask).await?;
     s.out.show(&text, |_| text.lines().map(|line| clean(line) + "\n").collect())
 }
 
@@ -67,33 +69,29 @@ fn check(s: &Session, file: &Path) -> Result<()> {
 }
 
 /// A file that is not there is an error here, while a node would run with the defaults.
-fn load(file: &Path) -> Result<Config> {
+pub(super) fn read(file: &Path) -> Result<String> {
     let mut text = String::new();
     let read = std::fs::File::open(file).and_then(|f| f.take(MAX_SIZE + 1).read_to_string(&mut text));
     read.with_context(|| format!("cannot read {}", file.display()))?;
     if text.len() as u64 > MAX_SIZE {
         return Err(ConfigError::TooLarge(file.to_path_buf()).into());
     }
+    Ok(text)
+}
+
+fn load(file: &Path) -> Result<Config> {
+    let text = read(file)?;
     Config::parse(&text).map_err(|e| {
-        let line = match &e {
-            ConfigError::Toml(toml) => toml.span().and_then(|span| line_of(file, span.start)),
-            _ => None,
-        };
-        let what = match (&e, line) {
-            (ConfigError::Toml(toml), Some(line)) => format!("line {line}: {}", toml.message()),
-            _ => e.to_string(),
+        let what = match &e {
+            ConfigError::Toml(mistake) => mistake.to_string(),
+            other => other.to_string(),
         };
         anyhow!("a node would not take {}: {what}", file.display())
     })
 }
 
-fn line_of(file: &Path, at: usize) -> Option<usize> {
-    let bytes = std::fs::read(file).ok()?;
-    Some(bytes.get(..at)?.iter().filter(|b| **b == b'\n').count() + 1)
-}
-
 /// Valid, but perhaps not what was meant.
-fn warnings(config: &Config) -> Vec<&'static str> {
+pub(super) fn warnings(config: &Config) -> Vec<&'static str> {
     let mut found = Vec::new();
     if config.owner.is_none() {
         found.push(

@@ -3,9 +3,9 @@
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use mesh_transport::Credentials;
 use os_identity::{NodeId, NodeKey};
 use pairing_proto::setup::{MAX_PEERS, Role, Wifi};
@@ -43,7 +43,8 @@ async fn run(s: &Session, options: &Pair) -> Result<()> {
     let mut known = KnownNodes::load()?;
     let (key, made) = key(s)?;
     // Not $MACULA_NODE: that is a node which is ours already.
-    if let Some(target) = &s.global.node {
+    ensure!(s.global.node.len() < 2, "a code is one node's: name one --node, or none");
+    if let Some(target) = s.global.node.first() {
         let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
         addresses = found.with_context(|| format!("cannot find the address of `{}`", target.host))?.collect();
     }
@@ -277,12 +278,6 @@ fn word(role: Role) -> &'static str {
 fn met(introduction: &Introduction) -> String {
     let (name, board, version) = (&introduction.name, &introduction.board, &introduction.version);
     clean(&format!("{name} ({board}, {version}) knows the code; handing over"))
-}
-
-impl Session {
-    fn wait(&self) -> Duration {
-        Duration::from_secs(self.global.timeout)
-    }
 }
 
 fn now() -> u64 {

@@ -20,7 +20,11 @@ pub async fn status(s: &Session) -> Result<()> {
     s.out.show(&report, |palette| render(&report, palette))
 }
 
-pub async fn events(s: &Session) -> Result<()> {
+pub async fn events(s: &Session, all: bool) -> Result<()> {
+    if all || s.names_several() {
+        let ask = async |n: &Node| Ok(n.status().await?.events);
+        return s.show_each(all, ask, |events, palette| render_events(events, palette)).await;
+    }
     let report = s.ask(async |n| n.status().await).await?;
     s.out.show(&report.events, |palette| render_events(&report.events, palette))
 }
@@ -170,14 +174,7 @@ fn failed(f: &FailedReport, palette: Palette) -> String {
 pub fn render_events(events: &[EventReport], palette: Palette) -> String {
     let mut table = Table::new(&[("TIME (UTC)", Align::Left), ("EVENT", Align::Left), ("", Align::Left)]);
     for e in events {
-        let color = match e.kind.as_str() {
-            "committed" => Color::Green,
-            "installed" | "boot" => Color::Plain,
-            "refused" | "rolled-back" => Color::Yellow,
-            "corruption" | "fell-back" | "install-failed" | "boot-failed" => Color::Red,
-            _ => Color::Plain,
-        };
-        table.row(vec![cell(timestamp(e.at_unix)), colored(color, &e.kind), cell(&e.text)]);
+        table.row(vec![cell(timestamp(e.at_unix)), colored(event_color(&e.kind), &e.kind), cell(&e.text)]);
     }
     let lines = |e: &EventReport| {
         let tail: String = e.log_tail.iter().map(|l| format!("    {}\n", clean(l))).collect();
@@ -185,6 +182,21 @@ pub fn render_events(events: &[EventReport], palette: Palette) -> String {
     };
     let tails: String = events.iter().filter(|e| !e.log_tail.is_empty()).map(lines).collect();
     table.render(palette, "nothing happened yet") + &tails
+}
+
+fn event_color(kind: &str) -> Color {
+    match kind {
+        "committed" => Color::Green,
+        "refused" | "rolled-back" => Color::Yellow,
+        "corruption" | "fell-back" | "install-failed" | "boot-failed" => Color::Red,
+        _ => Color::Plain,
+    }
+}
+
+/// One event as it happens.
+pub fn event_line(e: &EventReport, palette: Palette) -> String {
+    let kind = palette.paint(event_color(&e.kind), &format!("{:15}", clean(&e.kind)));
+    format!("{} {kind} {}", palette.paint(Color::Dim, &timestamp(e.at_unix)), clean(&e.text))
 }
 
 #[cfg(test)]
@@ -256,6 +268,7 @@ mod tests {
             kind: "boot-failed".into(),
             text: "install 1 in slot A, panic: kernel panic: x".into(),
             log_tail: vec!["[    1.000000] first".into(), "sec\x1bond".into()],
+            number: 0,
         }];
         let text = render_events(&events, Palette::default());
         assert!(text.contains("boot-failed  install 1 in slot A, panic"), "{text}");

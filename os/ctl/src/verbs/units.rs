@@ -5,6 +5,7 @@ use services_api::report::{LogLine, ProbeResult, UnitReport};
 
 use super::Session;
 use crate::cli::Units;
+use crate::node::Node;
 use crate::output::{Color, Palette, bytes, clean, duration};
 use crate::table::{Align, Table, cell, colored};
 
@@ -32,7 +33,12 @@ pub async fn units(s: &Session, verb: Option<Units>) -> Result<()> {
     }
 }
 
-pub async fn logs(s: &Session, unit: &str, lines: u32) -> Result<()> {
+pub async fn logs(s: &Session, all: bool, unit: &str, lines: u32) -> Result<()> {
+    if all || s.names_several() {
+        let unit = unit.to_owned();
+        let ask = async move |n: &Node| n.logs(&unit, lines).await;
+        return s.show_each(all, ask, |lines, palette| render_logs(lines, palette)).await;
+    }
     let lines = s.ask(async |n| n.logs(unit, lines).await).await?;
     s.out.show(&lines, |palette| render_logs(&lines, palette))
 }
@@ -77,17 +83,19 @@ pub fn render_units(units: &[UnitReport], palette: Palette) -> String {
 
 pub fn render_logs(lines: &[LogLine], palette: Palette) -> String {
     let width = lines.iter().map(|l| l.unit.chars().count()).max().unwrap_or(0);
-    let line = |l: &LogLine| {
-        let color = match l.priority {
-            0..=3 => Color::Red,
-            4 => Color::Yellow,
-            7 => Color::Dim,
-            _ => Color::Plain,
-        };
-        let head = format!("[{:>6}.{:03}] {:width$}", l.at_ms / 1000, l.at_ms % 1000, clean(&l.unit));
-        format!("{}  {}\n", palette.paint(Color::Dim, &head), palette.paint(color, &clean(&l.text)))
+    lines.iter().map(|line| log_line(line, width, palette) + "\n").collect()
+}
+
+/// `width`: of the longest unit name beside it.
+pub fn log_line(l: &LogLine, width: usize, palette: Palette) -> String {
+    let color = match l.priority {
+        0..=3 => Color::Red,
+        4 => Color::Yellow,
+        7 => Color::Dim,
+        _ => Color::Plain,
     };
-    lines.iter().map(line).collect()
+    let head = format!("[{:>6}.{:03}] {:width$}", l.at_ms / 1000, l.at_ms % 1000, clean(&l.unit));
+    format!("{}  {}", palette.paint(Color::Dim, &head), palette.paint(color, &clean(&l.text)))
 }
 
 fn render_probe(results: &[ProbeResult], palette: Palette) -> String {
@@ -138,6 +146,7 @@ content  failed        0 s                       5  last exit: status 1
             unit: unit.into(),
             priority: 6,
             text: text.into(),
+            seq: 0,
         };
         let text = render_logs(&[line("dht", "a\nb\x1b[2J"), line("mesh", "up")], Palette::default());
         assert_eq!(text, "[    12.034] dht   a\u{fffd}b\u{fffd}[2J\n[    12.034] mesh  up\n");

@@ -1,4 +1,5 @@
 //! A node as far as its owner's calls go: real transport and frames, answers out of memory.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,8 +16,8 @@ use os_identity::NodeKey;
 use quinn::{Endpoint, RecvStream, SendStream, VarInt};
 use services_api::control::{self, Answer, Call, ok};
 use services_api::report::{
-    GetAnswer, InstallParams, KillParams, LogLine, LogsParams, OsReport, PeerReport, PowerParams, PutParams,
-    UnitParams, UnitReport,
+    EventReport, GetAnswer, InstallParams, KillParams, LogLine, LogsPage, LogsParams, LogsSince, OsReport,
+    PeerReport, PowerParams, PutParams, UnitParams, UnitReport,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Join};
 
@@ -34,6 +35,7 @@ impl Default for Topic {
 
 #[derive(Default)]
 pub struct State {
+    pub id: String,
     pub calls: Vec<String>,
     /// Name and bytes by MCID.
     pub stored: HashMap<String, (String, Vec<u8>)>,
@@ -46,6 +48,23 @@ pub struct State {
     /// Only mesh itself is up.
     pub starting: bool,
     pub log: Topic,
+    /// `kitchen` when empty.
+    pub name: String,
+    /// What services logged, and the run that numbers it.
+    pub lines: Vec<LogLine>,
+    pub run: String,
+    /// The text of its config.toml.
+    pub config: String,
+    pub peers: Vec<PeerReport>,
+    pub events: Vec<EventReport>,
+}
+
+impl State {
+    pub fn logs(&mut self, unit: &str, text: &str) {
+        let seq = self.lines.len() as u64 + 1;
+        let line = LogLine { at_ms: seq * 1000, unit: unit.into(), priority: 6, text: text.into(), seq };
+        self.lines.push(line);
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -82,7 +101,8 @@ impl TestNode {
         let key = NodeKey::from_seed(&[seed; 32]);
         let id = key.node_id().to_string();
         let address: SocketAddr = address.parse().unwrap();
-        let (owner, state) = (owner.to_string(), Arc::<Mutex<State>>::default());
+        let state = State { id: id.clone(), run: format!("{address} {seed}"), ..State::default() };
+        let (owner, state) = (owner.to_string(), Arc::new(Mutex::new(state)));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (bound, wait_bound) = std::sync::mpsc::channel();
         let thread = std::thread::spawn({
@@ -225,7 +245,9 @@ fn report(call: &Call, s: &mut State) -> Result<Answer> {
         "status" => {
             let report = match s.statuses.len() {
                 0 => OsReport {
-                    name: "kitchen".into(),
+                    node: s.id.clone(),
+                    name: if s.name.is_empty() { "kitchen".into() } else { s.name.clone() },
+                    events: s.events.clone(),
                     version: "0.1.0".into(),
                     slot: "A".into(),
                     seq: 1,
@@ -241,7 +263,23 @@ fn report(call: &Call, s: &mut State) -> Result<Answer> {
                 UnitReport { name: "mesh".into(), state: "ready".into(), pid: 7, ..UnitReport::default() };
             (String::new(), ok(&vec![mesh]))
         }
-        "peers" => (String::new(), ok(&Vec::<PeerReport>::new())),
+        "peers" => (String::new(), ok(&s.peers)),
+        "logs_since" => {
+            let p: LogsSince = call.params()?;
+            let after = if p.run == s.run { p.after } else { 0 };
+            let of_unit = |l: &&LogLine| p.unit.is_empty() || l.unit == p.unit;
+            let new = s.lines.iter().filter(|l| l.seq > after).filter(of_unit);
+            let mut lines: Vec<LogLine> = new.cloned().collect();
+            if p.run.is_empty() {
+                lines.drain(..lines.len().saturating_sub(p.max_lines as usize));
+            }
+            let last = s.lines.last().map_or(0, |l| l.seq);
+            (String::new(), ok(&LogsPage { run: s.run.clone(), last, lost: false, lines }))
+        }
+        "config" => (String::new(), ok(&s.config)),
+        "content_report" | "report" => (String::new(), ok(&services_api::report::ContentReport::default())),
+        "audit" => (String::new(), ok(&services_api::report::AuditAnswer::default())),
+        "logs" if !s.lines.is_empty() => (String::new(), ok(&s.lines)),
         "logs" => {
             let p: LogsParams = call.params()?;
             let text = format!("{} {}", p.unit, p.max_lines);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use os_identity::NodeId;
+use pairing_proto::node::Shown;
 use pairing_proto::setup::Role;
 use pairing_proto::{
     Answer, HandOver, Introduction, NodeSide, Outcome, Request, Secret, Session, Slot, Standing,
@@ -34,6 +35,7 @@ pub struct Desk {
     invitation: Mutex<Vec<u8>>,
     /// One hand-over at a time: the first one wins.
     turn: tokio::sync::Mutex<()>,
+    told: Mutex<Option<Shown>>,
     /// Counts changes of what is shown.
     serial: watch::Sender<u64>,
     wake: Notify,
@@ -52,6 +54,7 @@ impl Desk {
             addresses: Mutex::default(),
             invitation: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            told: Mutex::default(),
             serial: watch::Sender::new(1),
             wake: Notify::new(),
             mesh_starts: Arc::default(),
@@ -155,11 +158,12 @@ impl Desk {
             (Err(e), _) | (_, Err(e)) => return tracing::error!("no code can be made: {e:#}"),
         };
         let mut side = self.side();
-        let before = side.standing();
-        let changed = side.refresh(self.now(), [&random[0], &random[1]]);
-        let news = changed || before != side.standing();
+        side.refresh(self.now(), [&random[0], &random[1]]);
+        let shown = side.shown();
         drop(side);
-        if news {
+        // What was told last, rather than what was before: a step may have changed it already.
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).replace(shown);
+        if told != Some(shown) {
             self.news();
         }
         self.wake.notify_one();

@@ -9,6 +9,7 @@ use services_api::pairing::Adoption;
 use services_api::report::ConfigChange;
 
 use crate::desk::Desk;
+use crate::node::said;
 
 const MAX_SEEDS: usize = 64;
 
@@ -44,7 +45,7 @@ async fn own(desk: &Desk, claimant: NodeId, role: Role, wishes: &HandOver) -> Re
     let present = desk.node().config.clone().context("config.toml on this node cannot be read")?;
     let (changes, notes) = changes(&present, claimant, wishes);
     let (_, after) = edit::set_all("", &pairs(&changes)).context("what was handed over")?;
-    let delegation = desk.links.identity().await?.delegate(claimant.as_bytes(), &[]).await?;
+    let delegation = desk.links.identity().await?.delegate(claimant.as_bytes(), &[]).await.map_err(said)?;
     let who = match role {
         Role::NewOwner => format!("{claimant} is the owner now, invited by the one before"),
         _ => format!("{claimant} is the owner, by the code of this node"),
@@ -65,7 +66,8 @@ async fn own(desk: &Desk, claimant: NodeId, role: Role, wishes: &HandOver) -> Re
 }
 
 async fn delegate(desk: &Desk, claimant: NodeId, invitation: &[u8]) -> Result<Paired> {
-    let delegation = desk.links.identity().await?.delegate(claimant.as_bytes(), invitation).await?;
+    let delegation =
+        desk.links.identity().await?.delegate(claimant.as_bytes(), invitation).await.map_err(said)?;
     let who = format!("{claimant} may what the owner has said, invited by the owner");
     desk.adopt(Adoption { who, changes: Vec::new() }).await?;
     let config = desk.node().config.clone().unwrap_or_default();

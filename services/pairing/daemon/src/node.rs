@@ -82,11 +82,19 @@ impl Links {
 
     pub async fn adopt(&self, adoption: &Adoption) -> Result<()> {
         let text = serde_json::to_string(adoption)?;
-        Ok(self.update().await?.adopt(&text).await?)
+        self.update().await?.adopt(&text).await.map_err(said)
     }
 
     pub async fn update(&self) -> Result<AdoptionProxy<'static>> {
         Ok(AdoptionProxy::new(&self.update.get().await?).await?)
+    }
+}
+
+/// What a service answered, without D-Bus around it: people read it.
+pub fn said(error: zbus::Error) -> anyhow::Error {
+    match error {
+        zbus::Error::MethodError(_, Some(text), _) => anyhow::anyhow!(text),
+        other => other.into(),
     }
 }
 

@@ -50,6 +50,13 @@ pub enum Outcome {
     Asked { claimant: NodeId, role: Role, request: Request },
 }
 
+/// See [`NodeSide::shown`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    standing: Standing,
+    codes: [Option<u64>; 2],
+}
+
 /// A node, to its claimants.
 pub struct NodeSide {
     node: NodeId,
@@ -332,6 +339,11 @@ impl NodeSide {
             Standing::Invited { role, .. } => role,
             _ => Role::Owner,
         }
+    }
+
+    /// What there is to be seen: another whenever a code, or whether there is one, is another.
+    pub fn shown(&self) -> Shown {
+        Shown { standing: self.standing, codes: self.codes_made() }
     }
 
     fn codes_made(&self) -> [Option<u64>; 2] {

@@ -164,8 +164,10 @@ fn refused(bytes: &[u8]) -> Option<Refused> {
 fn whoever_knows_the_code_becomes_the_owner() {
     let mut pair = Pair::new(Standing::Unowned);
     let secret = pair.secret(Slot::Screen);
+    let shown = pair.node.shown();
     let paired = pair.pair(&person(5), &secret).unwrap();
     assert_eq!(paired.role, Role::Owner);
+    assert_ne!(pair.node.shown(), shown);
     assert_eq!(pair.node.standing(), Standing::Owned);
     assert_eq!(pair.node.code(Slot::Screen), None);
     assert_eq!(pair.node.code(Slot::File), None);

@@ -191,7 +191,13 @@ impl State {
                 2 => ("network", 4, "eth0: no answer to the renewal of the lease, asking again"),
                 _ => ("dht", 6, "32 records republished"),
             };
-            LogLine { at_ms: n * 1000 + 17, unit: unit.into(), priority, text: format!("{text} ({n})") }
+            LogLine {
+                at_ms: n * 1000 + 17,
+                unit: unit.into(),
+                priority,
+                text: format!("{text} ({n})"),
+                seq: n + 1,
+            }
         };
         (0..30 + self.started.elapsed().as_secs()).map(line).collect()
     }
