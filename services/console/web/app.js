@@ -77,7 +77,9 @@ function draw() {
 function banner() {
   const problem = app.error?.problem ?? (app.key && app.seen.connection !== "live" ? app.seen.problem : null);
   if (!problem) return h("div", { key: "banner" });
-  return h("div", { key: "banner", class: "trouble", role: "alert" },
+  // What comes and goes by itself covers nothing and moves nothing.
+  const floats = !app.error && app.seen.connection === "offline";
+  return h("div", { key: "banner", class: floats ? "trouble floats" : "trouble", role: "alert" },
     h("p", {}, h("strong", {}, app.error ? `${app.error.what}: ` : "", problem.detail ?? problem.message)),
     problem.next && h("p", {}, problem.next),
     app.error && h("button", { class: "small quiet", type: "button", on: { click: () => { app.error = null; schedule(); } } }, "Dismiss"));

@@ -34,13 +34,16 @@ export class Live {
   constructor(api, watch, seen, changed) {
     Object.assign(this, { api, watch, seen, changed, attempts: 0 });
     this.online = () => this.retry?.();
+    this.offline = () => this.abort?.abort();
     addEventListener("online", this.online);
+    addEventListener("offline", this.offline);
     this.run();
   }
 
   stop() {
     this.stopped = true;
     removeEventListener("online", this.online);
+    removeEventListener("offline", this.offline);
     this.abort?.abort();
     this.retry?.();
   }

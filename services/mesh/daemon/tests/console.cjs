@@ -156,6 +156,20 @@ async function keyboard(page) {
   did("all of it with the keyboard");
 }
 
+async function offline(page) {
+  await open(page, "node");
+  await page.context().setOffline(true);
+  await page.getByRole("status").filter({ hasText: "offline" }).waitFor();
+  await page.getByRole("alert").filter({ hasText: "The node does not answer." }).waitFor();
+  await page.getByRole("row").filter({ hasText: /^dht/ }).waitFor();
+  await audit(page, "offline");
+  await picture(page, "offline");
+  await page.context().setOffline(false);
+  await page.getByRole("status").filter({ hasText: "live" }).waitFor();
+  await page.getByRole("alert").waitFor({ state: "detached" });
+  did("a node that is away is said to be, what was seen stays, and it comes back by itself");
+}
+
 async function wrongKey(browser) {
   const page = await context(browser, AXE);
   await page.goto(origin);
@@ -191,6 +205,7 @@ async function looks(browser, name, options) {
     await audit(page, `${at}, ${name}`);
     await picture(page, `${at}-${name}`);
   }
+  if (name === "light") await offline(page);
   const shift = await page.evaluate(() => new Promise((resolve) => {
     let sum = 0;
     new PerformanceObserver((list) => list.getEntries().forEach((e) => { if (!e.hadRecentInput) sum += e.value; })).observe({ type: "layout-shift", buffered: true });
