@@ -115,7 +115,12 @@ fn part(document: &DocumentMut, key: Option<&str>) -> Result<String, ConfigError
     Ok(match item {
         Item::Value(Value::String(string)) => string.value().clone(),
         Item::Value(value) => value.to_string().trim().to_owned(),
-        Item::Table(table) => DocumentMut::from(table.clone()).to_string().trim().to_owned(),
+        Item::Table(table) => {
+            let mut alone = table.clone();
+            // One that is there by a dotted key prints nothing by itself.
+            alone.set_dotted(false);
+            DocumentMut::from(alone).to_string().trim().to_owned()
+        }
         other => {
             let mut alone = Table::new();
             alone.insert(words.last().copied().unwrap_or(key), other.clone());

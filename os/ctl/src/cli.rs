@@ -427,6 +427,7 @@ pub enum Release {
     },
     /// Write the metadata bundle to a file, as nodes get it
     Pack {
+        /// The file to write
         #[arg(short, long, value_name = "FILE")]
         out: PathBuf,
     },
@@ -518,6 +519,7 @@ pub enum Content {
     /// Fetch content through the node
     Get {
         mcid: Mcid,
+        /// The file to write
         #[arg(short, long, value_name = "FILE")]
         out: PathBuf,
     },

@@ -39,7 +39,10 @@ pub async fn connect(
 ) -> Result<Remote> {
     let remote = reach(target, owner, wait).await?;
     match remote.check_identity(target, known) {
-        Ok(()) => Ok(remote),
+        Ok(new) => {
+            remote.say_if(new, target);
+            Ok(remote)
+        }
         Err(e) => {
             remote.close().await;
             Err(e)
@@ -107,13 +110,16 @@ impl Remote {
         Self { ucan, ..self }
     }
 
-    /// Trust on first use: whether the node that answered is the one that is known there.
-    pub fn check_identity(&self, target: &Target, known: &mut KnownNodes) -> Result<()> {
+    /// Trust on first use: whether the node that answered is the one that is known there. True: it is now, and was not.
+    pub fn check_identity(&self, target: &Target, known: &mut KnownNodes) -> Result<bool> {
         let new = known.check(&target.to_string(), self.node, target.pin.is_some())?;
-        if new && target.pin.is_none() {
+        Ok(new && target.pin.is_none())
+    }
+
+    pub fn say_if(&self, new: bool, target: &Target) {
+        if new {
             eprintln!("first contact with {target}: it is {}, remembered", self.node);
         }
-        Ok(())
     }
 
     /// A stream for one of the owner's methods.

@@ -37,7 +37,7 @@ pub async fn top(s: &Session) -> Result<()> {
     let (events, inbox) = mpsc::channel(QUEUE);
     let mut terminal = Screen(ratatui::try_init().context("cannot take the terminal")?);
     let model = Model::new(members.iter().map(|m| m.label()), s.out.palette.colors);
-    collect::begin(s, members, &events);
+    collect::begin(&s.quietly(), members, &events);
     read_keys(events);
     run(&mut terminal.0, model, inbox).await
 }

@@ -50,10 +50,13 @@ const NONE_KNOWN: &str = "no node is known yet: name one with --node ADDR, it is
 pub struct Session {
     global: Global,
     pub out: Output,
+    /// Somebody draws on the terminal: nothing else may be written there.
+    quiet: bool,
 }
 
 pub async fn run(cli: Cli) -> Result<()> {
-    let session = Session { out: Output::with_color(cli.global.json, cli.global.color), global: cli.global };
+    let out = Output::with_color(cli.global.json, cli.global.color);
+    let session = Session { out, global: cli.global, quiet: false };
     let s = &session;
     match cli.verb {
         Verb::Key(verb) => identity::key(s, verb),
@@ -181,7 +184,11 @@ impl Session {
         for way in &member.ways {
             let reached = match connect::reach(way, &key, wait).await {
                 Ok(remote) if member.remember => {
-                    remote.check_identity(way, &mut KnownNodes::load()?).map(|()| remote)
+                    let new = remote.check_identity(way, &mut KnownNodes::load()?);
+                    new.map(|new| {
+                        remote.say_if(new && !self.quiet, way);
+                        remote
+                    })
                 }
                 other => other,
             };
@@ -191,6 +198,11 @@ impl Session {
             }
         }
         Err(failure)
+    }
+
+    /// For what draws on the terminal.
+    pub fn quietly(&self) -> Self {
+        Self { quiet: true, ..self.clone() }
     }
 
     pub fn names_several(&self) -> bool {
