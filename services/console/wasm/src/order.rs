@@ -59,7 +59,9 @@ pub fn delegate(asked: &Question) -> Result<Value, String> {
     };
     let capabilities = asked.list("can")?.iter().map(capability).collect::<Result<Vec<_>, String>>()?;
     let audience = Did::parse(asked.text("to")?).map_err(|e| e.to_string())?;
-    let (nonce, expires) = (nonce(asked.text("nonce")?)?, asked.number("expires")?);
+    nonce(asked.text("nonce")?)?;
+    // In a JWT it is text.
+    let (nonce, expires) = (asked.text("nonce")?.as_bytes().to_vec(), asked.number("expires")?);
     signed(asked, |issuer, sign| {
         let delegation = Delegation {
             issuer: issuer.into(),
@@ -124,7 +126,7 @@ mod tests {
     fn delegations_can_be_looked_at() {
         let node = NodeKey::from_seed(&[2; 32]).node_id();
         let token = ask(json!({
-            "do": "delegate", "seed": HEXLOWER.encode(&[1; 32]), "to": node.to_string(), "nonce": "01".repeat(16),
+            "do": "delegate", "seed": HEXLOWER.encode(&[1; 32]), "to": node.to_string(), "nonce": "f1".repeat(16),
             "can": ["macula/os/status", "macula/os/units"], "with": format!("macula:{node}"), "expires": 1_800_000_060u64,
         }));
         let token = token["ok"].as_str().unwrap_or_else(|| panic!("{token}"));

@@ -15,6 +15,7 @@ const WAIT = { timeout: 60000 };
 // axe is evaluated in the page, which its policy forbids. Where axe is not needed the policy holds.
 const AXE = { bypassCSP: true };
 
+let shown = null;
 const started = Date.now();
 function did(what) {
   console.log(`${((Date.now() - started) / 1000).toFixed(1).padStart(6)} s  ${what}`);
@@ -23,12 +24,13 @@ function did(what) {
 async function context(browser, options) {
   const made = await browser.newContext({ ignoreHTTPSErrors: true, ...options });
   const page = await made.newPage();
-  page.setDefaultTimeout(60000);
+  page.setDefaultTimeout(30000);
   // That a request was refused is part of the play.
   const noise = (m) => ["error", "warning"].includes(m.type()) && !m.text().startsWith("Failed to load resource");
   page.on("console", (m) => noise(m) && page._noise?.push(m.text()));
   page.on("pageerror", (e) => page._noise?.push(String(e)));
   page._noise = [];
+  shown = page;
   return page;
 }
 
@@ -218,6 +220,9 @@ async function main() {
     await looks(browser, "phone-light", { ...narrow, colorScheme: "light" });
     await looks(browser, "phone-dark", { ...narrow, colorScheme: "dark", reducedMotion: "reduce" });
     await looks(browser, "small", { viewport: { width: 360, height: 640 } });
+  } catch (e) {
+    console.error("the page says:", await shown.locator("main").innerText({ timeout: 1000 }).catch(String), shown._noise);
+    throw e;
   } finally {
     await browser.close();
   }
