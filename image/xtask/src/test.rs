@@ -165,7 +165,8 @@ fn pairing(tree: &Tree, options: &Options) -> Result<()> {
     let build: Vec<_> =
         ["build", "--release", "--locked", "--target", TARGET].into_iter().chain(packages).collect();
     cargo(tree, &build)?;
-    let test = vec!["test", "--release", "--locked", "--target", TARGET, "-p", "tests-pairing"];
+    let program = ["-p", "tests-pairing", "--test", "pairing"];
+    let test = [&["test", "--release", "--locked", "--target", TARGET][..], &program].concat();
     cargo(tree, &with_filter(test, options, &["--ignored", "--test-threads", "2"]))
 }
 
