@@ -153,6 +153,7 @@ function third() {
     const form = new FormData(event.target);
     const wanted = Object.fromEntries([...form].map(([name, value]) => [name, value.trim()]));
     if (wanted.ssid === "*") wanted.ssid = wanted.hidden;
+    if (wanted.country) wanted.country = wanted.country.toUpperCase();
     handOver(wanted);
   };
   const about = facts([["Board", found.board], ["Version", found.version], ["Id", copyable(state.node, `…${state.node.slice(-8)}`)]]);
