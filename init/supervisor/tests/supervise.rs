@@ -69,7 +69,16 @@ fn start_supervisor(dir: &Path, cgroup: &Path) -> (Child, BufReader<std::process
             Ok(())
         });
     }
-    let mut supervisor = command.stderr(Stdio::piped()).spawn().unwrap();
+    command.stderr(Stdio::piped());
+    let mut supervisor = loop {
+        match command.spawn() {
+            // Another test has forked while this program was being copied, and holds the copy open until its child's exec.
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            spawned => break spawned.unwrap(),
+        }
+    };
     let stderr = BufReader::new(supervisor.stderr.take().unwrap());
     (supervisor, stderr, ours)
 }

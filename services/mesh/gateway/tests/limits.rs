@@ -140,6 +140,6 @@ async fn other_protocols_are_refused_by_tls() {
     let served = Served::start(TestNode::default(), Settings::default()).await;
     assert!(tls(&served, &[b"macula-os-relay/1"]).await.is_err());
     let mut plain = tls(&served, &[]).await.unwrap();
-    plain.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    plain.write_all(b"GET /nothing HTTP/1.0\r\n\r\n").await.unwrap();
     assert!(rest(&mut plain).await.starts_with(b"HTTP/1.0 404"), "no ALPN means HTTP/1");
 }
