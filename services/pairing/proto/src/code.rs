@@ -182,7 +182,8 @@ impl PairCode {
     }
 
     /// What the QR code is to hold: the web address if there is one, as few symbols as possible, and of those that QR codes hold
-    /// densely (upper case). It fits version 5 with error correction M.
+    /// densely (upper case). It fits version 5 with error correction M, and
+    /// version 6 with the longest address that there is.
     pub fn qr(&self) -> String {
         let few =
             Self { addresses: self.addresses.iter().take(1).copied().collect(), name: None, ..self.clone() };

@@ -58,7 +58,7 @@ fn the_qr_code_fits_a_serial_screen() {
         (&[][..], EcLevel::M, 4),
         (&["192.0.2.7:4433"], EcLevel::M, 5),
         (&["192.168.100.200:44330"], EcLevel::L, 4),
-        (&[longest], EcLevel::M, 5),
+        (&[longest], EcLevel::M, 6),
         (&["192.168.100.200:44330", longest], EcLevel::M, 5),
     ] {
         let qr = QrCode::with_error_correction_level(code(addresses).qr(), level).unwrap();
