@@ -44,7 +44,8 @@ enum Part {
     Client,
     /// The HTTP gateway as aioquic and Chromium see it. Only when it is named: it fetches them.
     Gateway,
-    /// Claimants at a node's real programs: who gets in, and what those read who do not.
+    /// Claimants at a node's real programs: who gets in, and what those read who do not. Only when it is named: it builds them once
+    /// more.
     Pairing,
     /// The console in headless Chromium. Only when it is named: it fetches what drives it.
     Console,
@@ -58,7 +59,7 @@ const AIOQUIC: &str = "aioquic==1.7.2";
 
 pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     host::prepare(Need::Test)?;
-    let named = [Part::Client, Part::Gateway, Part::Console, Part::Network];
+    let named = [Part::Pairing, Part::Client, Part::Gateway, Part::Console, Part::Network];
     let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && !named.contains(&part));
     if wanted(Part::Lint) {
         cargo(tree, &["fmt", "--all", "--check"])?;
