@@ -53,7 +53,7 @@ async fn follow() -> Infallible {
     let mut screen = Screen::passed();
     let pairing = bus::Link::new("pairing");
     let version = Node::Local.status().await.map(|r| clean(&r.version)).unwrap_or_default();
-    let (mut serial, mut shown) = (0, String::new());
+    let (mut serial, mut shown) = (0, (String::new(), false));
     loop {
         let report = match code_after(&pairing, serial).await {
             Ok(report) => report,
@@ -62,11 +62,12 @@ async fn follow() -> Infallible {
                 continue;
             }
         };
-        if report.serial != serial && !report.secret.is_empty() && report.secret != shown {
+        // A phone can use a code once there is an address in it.
+        let now = (report.secret.clone(), !report.web.is_empty());
+        if !report.secret.is_empty() && now != shown {
             print(&format!("\n{}\n> ", card(&report, &version, Size::SERIAL).join("\n")));
         }
-        serial = report.serial;
-        shown.clone_from(&report.secret);
+        (serial, shown) = (report.serial, now);
         if let Some(painted) = &mut screen {
             let size = painted.size();
             if painted.paint(&card(&report, &version, size)).is_err() {
