@@ -135,16 +135,16 @@ impl Clients {
         let is_app = |uid: &u32| uid::APPS.contains(uid);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = counts.iter().filter(|(u, _)| is_app(u) == is_app(&uid)).map(|(_, n)| n).sum();
-        let own = counts.entry(uid).or_default();
+        let own = counts.get(&uid).copied().unwrap_or_default();
         let full = if is_app(&uid) {
-            all >= MAX_APP_CLIENTS || *own >= MAX_CLIENTS_OF_AN_APP
+            all >= MAX_APP_CLIENTS || own >= MAX_CLIENTS_OF_AN_APP
         } else {
             all >= MAX_CLIENTS
         };
         if full {
             return None;
         }
-        *own += 1;
+        counts.insert(uid, own + 1);
         Some(Permit(self.clone(), uid))
     }
 }
