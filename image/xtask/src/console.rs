@@ -118,10 +118,10 @@ pub fn test(tree: &Tree, only: Option<&str>) -> Result<()> {
         "-p",
         "mesh-daemon",
         "--test",
-        "console",
+        "it",
         "--",
     ]);
-    test.args(["--ignored", "--nocapture"]).args(only).current_dir(&tree.root);
+    test.args(["--ignored", "--nocapture", only.unwrap_or("console::")]).current_dir(&tree.root);
     test.env("MACULA_CONSOLE_FILES", folder).env("NODE_PATH", drivers.join("node_modules"));
     test.env("MACULA_PICTURES", tree.out().join("console-pictures"));
     ensure!(test.status()?.success(), "the console's test failed");

@@ -102,8 +102,8 @@ fn gateway(tree: &Tree, options: &Options) -> Result<()> {
     }
     finish(Command::new(&python).args(["-m", "pip", "install", "--quiet", AIOQUIC]))?;
     let program = ["test", "--release", "--locked", "--target", TARGET, "-p", "mesh-daemon"];
-    let arguments = [&program[..], &["--test", "gateway_clients"]].concat();
-    let arguments = with_filter(arguments, options, &["--ignored", "--test-threads", "1"]);
+    let arguments = [&program[..], &["--test", "it", "--", "--ignored", "--test-threads", "1"]].concat();
+    let arguments = [&arguments[..], &[options.only.as_deref().unwrap_or("gateway_clients::")]].concat();
     finish(host::cargo().args(arguments).current_dir(&tree.root).env("MACULA_AIOQUIC", &python))
 }
 

@@ -77,7 +77,7 @@ async fn main() -> Result<()> {
     tokio::spawn(punch::keep_upgrading(links.clone()));
     tokio::spawn(moved::watch(links.clone()));
     station::open(&links, &port, config.clients.clone()).await?;
-    tokio::spawn(session.keep_fresh(endpoint, port.clone(), tls));
+    tokio::spawn(session::keep_fresh(session::RENEW, session::next, (endpoint, port.clone(), tls)));
     if config.gateway.enabled {
         tokio::spawn(gateway::run(links.clone(), config.clone(), port, tcp.clone()));
     }

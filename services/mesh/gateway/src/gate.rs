@@ -76,7 +76,7 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    #[tokio::test(flavor = "current_thread")]
     async fn both_limits_hold_and_leaving_makes_room() {
         let gate = Gate::new(3, 2);
         let ip = |n: u8| IpAddr::from([192, 0, 2, n]);
@@ -85,11 +85,11 @@ mod tests {
         assert!(gate.enter(ip(1)).is_none());
         let _c = gate.enter(ip(2)).unwrap();
         assert!(gate.enter(ip(3)).is_none());
-        let second = Duration::from_secs(1);
-        assert!(gate.enter_within(ip(3), second).await.is_none());
+        assert!(gate.enter_within(ip(3), Duration::from_millis(20)).await.is_none());
+        let patience = Duration::from_secs(20);
         let waiting = tokio::spawn({
             let gate = gate.clone();
-            async move { gate.enter_within(ip(3), second).await.is_some() }
+            async move { gate.enter_within(ip(3), patience).await.is_some() }
         });
         tokio::task::yield_now().await;
         drop(a);

@@ -235,14 +235,15 @@ mod tests {
         assert_eq!(caller.next().await, Ok(None), "asking on after the end does not wait");
     }
 
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    #[tokio::test(flavor = "current_thread")]
     async fn a_deadline_is_kept_at_both_ends() {
-        let (mut caller, mut callee) = pair(Mode::Unary, Some(Duration::from_secs(3)));
+        let deadline = Duration::from_millis(100);
         let began = Instant::now();
+        let (mut caller, mut callee) = pair(Mode::Unary, Some(deadline));
         caller.sender().send_last(b"?").await.unwrap();
         let code = |result: Result<Option<Vec<u8>>, CallError>| result.unwrap_err().code;
         assert_eq!(code(caller.next().await), Code::DEADLINE);
-        assert_eq!(began.elapsed(), Duration::from_secs(3));
+        assert!(began.elapsed() >= deadline, "{:?}", began.elapsed());
         assert_eq!(callee.next().await, Ok(Some(b"?".to_vec())));
         assert_eq!(callee.next().await, Ok(None));
         assert_eq!(code(callee.next().await), Code::DEADLINE, "the callee learns that nobody waits any more");

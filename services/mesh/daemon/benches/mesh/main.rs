@@ -2,7 +2,7 @@
 //!
 //! One line of JSON per figure, `{metric, value, unit, reference}`; what is going on is on standard error.
 
-#[path = "../../tests/support/mod.rs"]
+#[path = "../../tests/it/support/mod.rs"]
 mod support;
 
 mod bare;

@@ -1,13 +1,11 @@
 //! Two real mesh processes over loopback, each with its own identity, as their services see them: calls, topics, restarts.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{Machine, Procedure};
 use mesh_proto::pubsub::{Heard, TopicError};
 use mesh_proto::rpc::{Code, Mode};
 use mesh_stream::{Subscription, TopicStreamError};
-use support::{Machine, Procedure};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -1,13 +1,11 @@
 //! Two real mesh processes, and curl, which knows nothing of them, over HTTP/1.1 and 2.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::curl::{ask, curl};
+use crate::support::owned::{machine, token};
+use crate::support::{Machine, Procedure, content};
 use os_identity::NodeId;
-use support::curl::{ask, curl};
-use support::owned::{machine, token};
-use support::{Machine, Procedure, content};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 const WAIT: Duration = Duration::from_secs(20);

@@ -1,14 +1,14 @@
 //! The console in headless Chromium, on whole nodes: their real identity, mesh, DHT, content programs. `update` is played by the test,
 //! since it needs slots: real frames, answers out of memory. `cargo xtask test console` brings what this needs.
 
-mod support;
-
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::orders::owner;
+use crate::support::played::Update;
 use data_encoding::HEXLOWER;
 use os_content_id::ManifestBuilder;
 use os_identity::NodeId;
@@ -16,8 +16,6 @@ use services_api::content::ContentProxy;
 use services_api::control::protocol;
 use services_api::identity::IdentityProxy;
 use services_api::mesh::MeshProxy;
-use support::orders::owner;
-use support::played::Update;
 use zbus::Connection;
 
 /// A node's programs on this machine.

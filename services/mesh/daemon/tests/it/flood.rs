@@ -1,18 +1,16 @@
 //! One peer that asks for all it can, and what the others notice of it.
 
-mod support;
-
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::support::{Machine, Procedure, certify};
 use mesh_proto::StreamHeader;
 use mesh_transport::Credentials;
 use os_identity::NodeKey;
 use quinn::{Connection, Endpoint};
-use support::{Machine, Procedure, certify};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const CALLS: usize = 100;

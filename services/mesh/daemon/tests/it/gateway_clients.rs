@@ -1,11 +1,9 @@
 //! The gateway as other people's HTTP/3 sees it: aioquic and Chromium. `cargo xtask test gateway` brings them and runs these.
 
-mod support;
-
 use std::time::Duration;
 
-use support::owned::{machine, token};
-use support::{Machine, Procedure, content};
+use crate::support::owned::{machine, token};
+use crate::support::{Machine, Procedure, content};
 use tokio::process::Command;
 use zbus::Connection;
 
@@ -82,7 +80,7 @@ async fn chromium() {
 /// What a page of another origin gets.
 async fn browse(node: &Machine, mcid: &str, http3: bool) -> serde_json::Value {
     let dir = tempfile::tempdir().unwrap();
-    let page = include_str!("page.html").replace("PORT", &node.port.to_string()).replace("MCID", mcid);
+    let page = include_str!("../page.html").replace("PORT", &node.port.to_string()).replace("MCID", mcid);
     let file = dir.path().join("page.html");
     std::fs::write(&file, page).unwrap();
     let mut command = Command::new("chromium");

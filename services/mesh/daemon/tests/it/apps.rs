@@ -1,15 +1,13 @@
 //! Real mesh processes and apps on them: what an app may do is what its node, or its node's owner, gave it, and nothing else.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::apps::{as_app, can_change_users, grant, install, key, open_doors};
+use crate::support::{Machine, Procedure};
 use macula_app::{Access, App, Error, Event, Mode, NodeId};
 use os_identity::NodeKey;
 use os_ucan::revocation::Revocation;
 use os_ucan::{TokenId, chain};
-use support::apps::{as_app, can_change_users, grant, install, key, open_doors};
-use support::{Machine, Procedure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 

@@ -1,10 +1,9 @@
 //! Real mesh processes: who may call what by delegation, until it is taken back, and what of it is on record.
 
-mod support;
-
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::support::{Machine, Procedure};
 use mesh_proto::pubsub::Heard;
 use mesh_proto::rpc::Code;
 use mesh_stream::Subscription;
@@ -13,7 +12,6 @@ use os_ucan::policy::Policy;
 use os_ucan::revocation::Revocation;
 use os_ucan::{Ability, Capability, Delegation, Resource, Subject, TokenId, chain, jwt};
 use services_api::{bus, control};
-use support::{Machine, Procedure};
 use tokio::net::UnixListener;
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,11 +1,9 @@
 //! Three real mesh processes: two that know each other's name alone, and a relay that both are connected to.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{Machine, Procedure};
 use services_api::report::PeerReport;
-use support::{Machine, Procedure};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

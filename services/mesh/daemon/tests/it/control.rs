@@ -1,9 +1,11 @@
 //! A real mesh process, and curl with signed orders: what is done, what is refused, what is watched.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::curl::{ask, curl};
+use crate::support::orders::{epoch, header, now, order, owner};
+use crate::support::owned::{listening, machine, token};
+use crate::support::{Machine, Procedure};
 use os_identity::NodeKey;
 use os_ucan::Did;
 use os_ucan::TokenId;
@@ -11,10 +13,6 @@ use os_ucan::invocation::Order;
 use os_ucan::revocation::Revocation;
 use serde_json::{Value, json};
 use services_api::control::protocol;
-use support::curl::{ask, curl};
-use support::orders::{epoch, header, now, order, owner};
-use support::owned::{listening, machine, token};
-use support::{Machine, Procedure};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::ChildStdout;
 use zbus::Connection;
