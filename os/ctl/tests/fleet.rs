@@ -130,6 +130,29 @@ fn a_realm_is_one_table_with_those_that_do_not_answer() {
     assert!(owner.error("", "reboot --node 1.2.3.4 --node 1.2.3.5").contains("--node once"));
 }
 
+/// In the shell itself.
+#[test]
+fn bash_completes_verbs_and_known_nodes() {
+    let owner = Owner::new();
+    let node = named(48, &owner, "attic");
+    owner.ok(&node.address, "status");
+    std::fs::write(owner.path("script"), owner.ok("", "completions bash")).unwrap();
+    let complete = |words: &str, current: &str, before: &str| {
+        let line = format!(
+            "PATH={}:$PATH; source ./script; COMP_WORDS=({words} '{current}'); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _maculactl maculactl '{current}' '{before}'; echo \"${{COMPREPLY[@]}}\"",
+            std::path::Path::new(env!("CARGO_BIN_EXE_maculactl")).parent().unwrap().display()
+        );
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["--norc", "-c", &line]).current_dir(owner.home.path());
+        let output = bash.env("XDG_CONFIG_HOME", owner.home.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(complete("maculactl --node", "127", "--node"), node.address);
+    assert_eq!(complete("maculactl", "diag", "maculactl"), "diagnose");
+}
+
 #[test]
 fn nothing_known_says_what_to_do() {
     let owner = Owner::new();

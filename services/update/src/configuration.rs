@@ -71,6 +71,11 @@ impl Configuration {
         now.text.clone().context("config.toml on this node cannot be used; see `maculactl logs update`")
     }
 
+    #[cfg(test)]
+    pub fn set_text(&self, text: &str) {
+        self.replace(text.to_owned(), Config::parse(text).unwrap_or_default());
+    }
+
     fn replace(&self, text: String, config: Config) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
             Now { text: Some(text), config: Arc::new(config) };

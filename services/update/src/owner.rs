@@ -42,7 +42,7 @@ pub async fn serve(updater: Arc<Updater>, mut events: mpsc::Receiver<MeshEvent>)
     }
 }
 
-async fn serve_stream(updater: Arc<Updater>, incoming: Incoming) {
+pub(crate) async fn serve_stream(updater: Arc<Updater>, incoming: Incoming) {
     let peer = incoming.peer;
     let work = control::serve_one(incoming.stream, &incoming.resource, |call, stream| async move {
         (answer(&updater, &call, &peer.short()).await, stream)

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use os_bootloader::Bootloader;
@@ -12,6 +13,9 @@ use os_identity::NodeKey;
 use os_release::Version;
 use os_release::author::keyring;
 use os_slots::{Evidence, Slot, slot_of_seq};
+use services_api::control;
+use services_api::mesh::Incoming;
+use services_api::report::{ConfigParams, LogsPage, LogsSince};
 
 use crate::node::now_unix;
 use crate::updater::Updater;
@@ -27,6 +31,46 @@ pub(crate) use world::{TURN, World, settled};
 
 fn has_event(updater: &Updater, kind: &str, part: &str) -> bool {
     updater.records.events().iter().any(|e| e.kind == kind && e.text.contains(part))
+}
+
+/// What an owner's call over the mesh is answered with.
+async fn call<P: serde::Serialize, T: serde::de::DeserializeOwned>(
+    updater: &Arc<Updater>,
+    method: &str,
+    params: &P,
+) -> anyhow::Result<T> {
+    let (mut here, stream) = tokio::net::UnixStream::pair().unwrap();
+    let peer = NodeKey::from_seed(&[neighbours::OWNER; 32]).node_id();
+    let incoming = Incoming {
+        peer,
+        protocol: control::protocol::OS.into(),
+        resource: String::new(),
+        deadline: None,
+        stream,
+    };
+    tokio::spawn(crate::owner::serve_stream(updater.clone(), incoming));
+    control::call(&mut here, method, params).await
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_owner_follows_the_log_and_is_on_record_for_secrets() {
+    let _turn = TURN.lock().await;
+    let world = World::new("ready");
+    let updater = world.updater("macula-000001.efi", None, vec![]);
+    let asked = LogsSince { unit: "mesh".into(), run: "one".into(), after: 7, max_lines: 50, wait_ms: 3 };
+    let page: LogsPage = call(&updater, "logs_since", &asked).await.unwrap();
+    assert_eq!((page.run.as_str(), page.last, page.lost), ("one", 9, true));
+    let line = &page.lines[0];
+    assert_eq!((line.unit.as_str(), line.seq, line.text.as_str()), ("mesh", 9, "one 7 50 3"));
+
+    let wifi = "[network]\nwifi = [{ ssid = \"attic\", passphrase = \"hunter2 hunter2\" }]\n";
+    updater.node.configuration.set_text(wifi);
+    let key = ConfigParams { key: None };
+    let shown: String = call(&updater, "config", &key).await.unwrap();
+    assert!(shown.contains("attic") && !shown.contains("hunter2"), "{shown}");
+    assert!(!has_event(&updater, "config-secrets", ""));
+    assert_eq!(call::<_, String>(&updater, "config_secrets", &key).await.unwrap(), wifi);
+    assert!(has_event(&updater, "config-secrets", "told to"));
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -20,7 +20,36 @@ pub fn completions(shell: Shell) -> Result<()> {
 fn script(shell: Shell) -> Result<String> {
     let mut bytes = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), NAME, &mut bytes);
-    Ok(String::from_utf8(bytes)?)
+    Ok(with_known_nodes(shell, &String::from_utf8(bytes)?))
+}
+
+/// The nodes that `--node` can complete to: what `known` prints, without its head.
+const KNOWN: &str = "maculactl known 2>/dev/null | awk 'NR > 1 { sub(/:4433$/, \"\", $1); print $1 }'";
+
+/// clap's scripts know the words of the command line; the nodes are another matter of each machine.
+fn with_known_nodes(shell: Shell, script: &str) -> String {
+    let function = |name: &str, body: &str| format!("{name}() {{\n    {body}\n}}\n\n");
+    match shell {
+        Shell::Bash => {
+            let files = "--node)\n                    COMPREPLY=($(compgen -f \"${cur}\"))";
+            let nodes = "--node)\n                    COMPREPLY=($(compgen -W \"$(_maculactl_nodes)\" -- \"${cur}\"))";
+            function("_maculactl_nodes", KNOWN) + &script.replace(files, nodes)
+        }
+        Shell::Zsh => {
+            let (head, rest) = script.split_once('\n').unwrap_or((script, ""));
+            let nodes = function("_maculactl_nodes", &format!("compadd -- $({KNOWN})"));
+            format!("{head}\n\n{nodes}{}", rest.replace(":NODE:_default'", ":NODE:_maculactl_nodes'"))
+        }
+        Shell::Fish => {
+            let option = |line: &str| match line.contains(" -l node ") && line.ends_with(" -r") {
+                true => format!("{line} -f -a '(__fish_maculactl_nodes)'\n"),
+                false => format!("{line}\n"),
+            };
+            let nodes = format!("function __fish_maculactl_nodes\n    {KNOWN}\nend\n\n");
+            nodes + &script.lines().map(option).collect::<String>()
+        }
+        _ => script.to_owned(),
+    }
 }
 
 /// One page to stdout, or one file for each verb.
@@ -79,6 +108,19 @@ mod tests {
                 assert!(script.contains(verb.get_name()), "{shell} does not complete {path}");
             }
         }
+    }
+
+    #[test]
+    fn shells_that_can_complete_known_nodes() {
+        for (shell, part) in [
+            (Shell::Bash, "compgen -W \"$(_maculactl_nodes)\""),
+            (Shell::Zsh, ":NODE:_maculactl_nodes'"),
+            (Shell::Fish, " -r -f -a '(__fish_maculactl_nodes)'"),
+        ] {
+            let script = script(shell).unwrap();
+            assert!(script.matches(part).count() > 50, "{shell}");
+        }
+        assert!(script(Shell::Zsh).unwrap().starts_with("#compdef maculactl\n"));
     }
 
     #[test]

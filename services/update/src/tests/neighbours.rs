@@ -109,6 +109,13 @@ impl FakeSupervisor {
         format!(r#"[{{"at_ms":5,"unit":"{unit}","priority":3,"text":"cannot bind"}}]"#)
     }
 
+    fn logs_since(&self, unit: String, run: String, after: u64, max: u32, wait_ms: u32) -> String {
+        let text = format!("{run} {after} {max} {wait_ms}");
+        format!(
+            r#"{{"run":"one","last":9,"lost":true,"lines":[{{"at_ms":5,"unit":"{unit}","priority":6,"text":"{text}","seq":9}}]}}"#
+        )
+    }
+
     /// What begins with /bad does not pass.
     fn check(&self, exec: Vec<String>, _timeout_s: u32) -> String {
         let passed = !exec[0].starts_with("/bad") && !exec.iter().any(|word| word.ends_with("/503"));
