@@ -1,15 +1,12 @@
 //! Several nodes at once: followed, and in one table.
 
-mod owner;
-mod test_node;
-
 use std::thread::sleep;
 use std::time::Duration;
 
 use services_api::report::{EventReport, PeerReport};
 
-use owner::{Owner, next};
-use test_node::TestNode;
+use crate::owner::{Owner, next};
+use crate::test_node::TestNode;
 
 fn named(seed: u8, owner: &Owner, name: &str) -> TestNode {
     let node = TestNode::start(seed, &owner.id);

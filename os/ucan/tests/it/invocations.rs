@@ -1,10 +1,8 @@
 //! Orders signed by whoever gives them: what the specification's fixtures leave out.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::*;
+use crate::common::*;
 use ipld_core::ipld::Ipld;
 use os_ucan::invocation::{Order, issue};
 use os_ucan::{Authorizer, Format, Grant, Refusal, TokenId, chain};

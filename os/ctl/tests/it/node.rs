@@ -1,8 +1,5 @@
 //! The real binary against a node's control protocols over real QUIC, answered in this process.
 
-mod owner;
-mod test_node;
-
 use std::path::Path;
 
 use dht_proto::Record;
@@ -10,8 +7,8 @@ use dht_proto::record_types::ChannelHead;
 use os_content_id::Mcid;
 use services_api::report::{EventReport, InstallReport, OsReport};
 
-use owner::Owner;
-use test_node::TestNode;
+use crate::owner::Owner;
+use crate::test_node::TestNode;
 
 fn write_artifacts(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();

@@ -1,7 +1,5 @@
 //! Cards and images get the configuration that a node will take at its first boot, and nothing else does.
 
-mod owner;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -11,7 +9,7 @@ use gpt::partition_types::{OperatingSystem, Type};
 use image_layout::{ESP, FACTORY_ATTRIBUTE, IMAGE_BYTES, PARTITIONS, Partition, STATE};
 use os_config::Config;
 
-use owner::Owner;
+use crate::owner::Owner;
 
 /// An image as the builder makes it, as far as the partition table and the boot partition go.
 fn image(path: &Path, flags: u64) {

@@ -1,5 +1,4 @@
 //! Somebody who runs `maculactl`.
-#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;

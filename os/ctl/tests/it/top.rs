@@ -1,8 +1,5 @@
 //! `top` on a real terminal (a pty): it shows, it listens to keys, and leaves the terminal as it was.
 
-mod owner;
-mod test_node;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -10,8 +7,8 @@ use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use owner::Owner;
-use test_node::TestNode;
+use crate::owner::Owner;
+use crate::test_node::TestNode;
 
 /// Generous: machines that test are busy.
 const WAIT: Duration = Duration::from_secs(120);

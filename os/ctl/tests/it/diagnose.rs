@@ -1,13 +1,10 @@
 //! A support bundle of a node that has secrets everywhere, and of one that hardly answers.
 
-mod owner;
-mod test_node;
-
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use owner::Owner;
-use test_node::TestNode;
+use crate::owner::Owner;
+use crate::test_node::TestNode;
 
 const SECRET: &str = "correct-horse-battery";
 

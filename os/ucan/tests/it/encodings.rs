@@ -1,8 +1,6 @@
 //! Tokens that say something good in a way that is not good: header tricks, second spellings, unknown fields.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use data_encoding::{BASE64, BASE64URL, BASE64URL_NOPAD};
 use ipld_core::ipld::Ipld;
 use os_ucan::{Refusal, TokenError};

@@ -1,8 +1,6 @@
 //! `maculactl ucan`, from a delegation to its end.
 
-mod owner;
-
-use owner::Owner;
+use crate::owner::Owner;
 
 const NODE: &str = "macula:did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx";
 

@@ -1,8 +1,6 @@
 //! What `maculactl ucan inspect` says is what a check would say.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use os_ucan::review::{review, verdict};
 use os_ucan::{Format, TokenId};
 

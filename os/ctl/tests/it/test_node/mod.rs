@@ -1,5 +1,4 @@
 //! A node as far as its owner's calls go: real transport and frames, answers out of memory.
-#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

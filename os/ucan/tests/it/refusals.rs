@@ -1,8 +1,6 @@
 //! Every way of having no authority that we could think of, each with the reason that must be given; and what must be allowed.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use data_encoding::BASE64URL_NOPAD;
 use ipld_core::ipld::Ipld;
 use os_identity::NodeId;

@@ -1,8 +1,6 @@
 //! What must hold of any chain, and of any bytes at all. The same cases each time.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use data_encoding::BASE64URL_NOPAD;
 use os_ucan::invocation::{self, Invocation, Order};
 use os_ucan::revocation::Revocation;
@@ -106,7 +104,7 @@ proptest! {
         let count = links.len() as u8;
         let give = |(n, (can, with)): (usize, &(String, String))| {
             let n = n as u8;
-            common::give(ROOT + n, if n + 1 == count { MALLORY } else { ROOT + n + 1 }).can(can, with)
+            crate::common::give(ROOT + n, if n + 1 == count { MALLORY } else { ROOT + n + 1 }).can(can, with)
         };
         let gives: Vec<Give> = links.iter().enumerate().map(give).collect();
         let sayable = |with: &str| !with.contains(":*") || with == "macula:*/*";

@@ -1,5 +1,4 @@
 //! Chains in three lines.
-#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::collections::BTreeMap;
 

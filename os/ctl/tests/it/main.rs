@@ -1,0 +1,10 @@
+//! `maculactl` as its owner runs it, against nodes that these tests play.
+
+mod diagnose;
+mod fleet;
+mod node;
+mod owner;
+mod provision;
+mod test_node;
+mod top;
+mod ucan;
