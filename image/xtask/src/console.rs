@@ -108,23 +108,16 @@ pub fn test(tree: &Tree, only: Option<&str>) -> Result<()> {
         .args(["build", "--release", "--locked", "--target", TARGET])
         .args(programs.iter().flat_map(|p| ["-p", p]));
     ensure!(build.current_dir(&tree.root).status()?.success(), "the programs do not compile");
-    let mut test = host::cargo();
-    test.args([
-        "test",
-        "--release",
-        "--locked",
-        "--target",
-        TARGET,
-        "-p",
-        "mesh-daemon",
-        "--test",
-        "it",
-        "--",
-    ]);
-    test.args(["--ignored", "--nocapture", only.unwrap_or("console::")]).current_dir(&tree.root);
-    test.env("MACULA_CONSOLE_FILES", folder).env("NODE_PATH", drivers.join("node_modules"));
-    test.env("MACULA_PICTURES", tree.out().join("console-pictures"));
-    ensure!(test.status()?.success(), "the console's test failed");
+    for (package, program, filter) in [("mesh-daemon", "it", "console::"), ("tests-pairing", "page", "")] {
+        let mut test = host::cargo();
+        test.args(["test", "--release", "--locked", "--target", TARGET, "-p", package, "--test", program])
+            .args(["--", "--ignored", "--nocapture", "--test-threads", "1", only.unwrap_or(filter)])
+            .current_dir(&tree.root)
+            .env("MACULA_CONSOLE_FILES", &folder)
+            .env("NODE_PATH", drivers.join("node_modules"))
+            .env("MACULA_PICTURES", tree.out().join("console-pictures"));
+        ensure!(test.status()?.success(), "the console's test failed");
+    }
     Ok(())
 }
 
