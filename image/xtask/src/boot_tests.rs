@@ -11,9 +11,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::Tree;
 use crate::host;
+use crate::test::HOST_CRATES;
 
-/// The packages with tests that boot images.
-const PACKAGES: [&str; 1] = ["tests-boot"];
+/// The package of the tests that boot images.
+const PACKAGE: &str = "tests-boot";
 /// Tests that take longest begin first, so that none is left over at the end.
 const LONG: [&str; 4] = ["rules", "rollback", "power_cut", "rescue"];
 /// More machines at once than that are slower for it.
@@ -59,7 +60,8 @@ fn next(queue: &Mutex<VecDeque<Test>>) -> Option<Test> {
     queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
 }
 
-/// Builds the test programs; their paths, as cargo tells them.
+/// Builds the test programs; their paths, as cargo tells them. With all that runs on this machine: another selection of packages has
+/// other features, and compiles what they share once more.
 fn programs(tree: &Tree) -> Result<Vec<PathBuf>> {
     let mut command = host::cargo();
     command.args([
@@ -70,14 +72,15 @@ fn programs(tree: &Tree) -> Result<Vec<PathBuf>> {
         "--message-format",
         "json-render-diagnostics",
     ]);
-    command.args(PACKAGES.iter().flat_map(|p| ["-p", p])).current_dir(&tree.root);
+    command.args(HOST_CRATES.iter().flat_map(|p| ["-p", p])).current_dir(&tree.root);
     let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     if !output.status.success() {
         bail!("the boot tests do not compile");
     }
     let messages = String::from_utf8_lossy(&output.stdout);
     let messages = messages.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
-    let tests = messages.filter(|m| m["profile"]["test"] == true);
+    let tests = messages.filter(|m| m["profile"]["test"] == true && m["target"]["kind"][0] == "test");
+    let tests = tests.filter(|m| m["package_id"].as_str().is_some_and(|id| id.contains(PACKAGE)));
     Ok(tests.filter_map(|m| m["executable"].as_str().map(PathBuf::from)).collect())
 }
 

@@ -9,6 +9,7 @@ use tests_campaign::cuts::Cut;
 use tests_campaign::operation::Operation;
 use tests_campaign::report::Report;
 
+use crate::fuzz::{self, Fuzz};
 use crate::host::{self, Need};
 use crate::{Tree, images, table};
 
@@ -19,6 +20,8 @@ pub enum Campaign {
     /// The first run of a build records one node in QEMU (three to six minutes); later ones use that recording. The exit code says
     /// whether anything was lost or model and machine disagreed; the table's last line says how to repeat each such cut.
     PowerCut(PowerCut),
+    /// Feed every decoder of what strangers send with bytes that a fuzzer makes up. Needs a nightly compiler.
+    Fuzz(Fuzz),
 }
 
 #[derive(clap::Args)]
@@ -44,7 +47,13 @@ pub struct PowerCut {
 }
 
 pub fn run(tree: &Tree, campaign: &Campaign) -> Result<()> {
-    let Campaign::PowerCut(options) = campaign;
+    match campaign {
+        Campaign::PowerCut(options) => power_cut(tree, options),
+        Campaign::Fuzz(options) => fuzz::run(tree, options),
+    }
+}
+
+fn power_cut(tree: &Tree, options: &PowerCut) -> Result<()> {
     host::prepare(Need::Boot)?;
     let releases = images::releases(tree)?;
     let plan = Plan {

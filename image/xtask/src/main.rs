@@ -6,6 +6,7 @@ mod boot_tests;
 mod campaign;
 mod console;
 mod demo;
+mod fuzz;
 mod host;
 mod images;
 mod table;

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 use qemu_lab::Releases;
 
 use crate::host::{self, Need, TARGET};
-use crate::{Tree, boot_tests, console, images};
+use crate::{Tree, boot_tests, console, fuzz, images};
 
 /// Crates that run on the machine that builds, not on a node.
-const HOST_CRATES: [&str; 8] = [
+pub const HOST_CRATES: [&str; 8] = [
     "hardware-schema",
     "image-layout",
     "image-builder",
@@ -54,6 +54,9 @@ enum Part {
     Network,
 }
 
+/// Not built here: only their lock files must fit what they are made of.
+const OTHER_WORKSPACES: [&str; 2] = ["tests/macula-client", fuzz::FOLDER];
+
 /// Other people's HTTP/3, from PyPI.
 const AIOQUIC: &str = "aioquic==1.7.2";
 
@@ -63,6 +66,9 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && !named.contains(&part));
     if wanted(Part::Lint) {
         cargo(tree, &["fmt", "--all", "--check"])?;
+        for workspace in OTHER_WORKSPACES {
+            check_lock(tree, workspace)?;
+        }
         cargo(tree, &lint_arguments())?;
     }
     if wanted(Part::Unit) {
@@ -145,7 +151,6 @@ fn image_test_arguments(options: &Options) -> Vec<&str> {
     with_filter(arguments, options, &[])
 }
 
-/// A workspace of its own, with its own lock file and target folder.
 /// An existing client against our station by itself, and against whole nodes, whose programs are built first.
 fn client(tree: &Tree, options: &Options) -> Result<()> {
     let programs = ["services-identity", "mesh-daemon", "dht-daemon", "content-daemon", "os-ctl"];
@@ -231,6 +236,13 @@ fn dependencies(tree: &Tree) -> Result<String> {
     }
     lines.sort();
     Ok(lines.join("\n") + "\n")
+}
+
+fn check_lock(tree: &Tree, workspace: &str) -> Result<()> {
+    let manifest = format!("{workspace}/Cargo.toml");
+    let update = ["update", "--quiet", "--workspace", "--manifest-path", &manifest];
+    cargo(tree, &[&update[..], &["--locked"]].concat())
+        .with_context(|| format!("commit what `cargo {}` does", update.join(" ")))
 }
 
 fn cargo(tree: &Tree, arguments: &[&str]) -> Result<()> {
