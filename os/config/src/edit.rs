@@ -24,6 +24,15 @@ pub fn set(text: &str, key: &str, value: &str) -> Result<(String, Config), Confi
     Err(first_error.unwrap_or_else(|| ConfigError::value(key, "not a value")))
 }
 
+/// The same for several keys that are only valid together. What is no TOML is a string without its quotes.
+pub fn set_together(text: &str, changes: &[(&str, &str)]) -> Result<(String, Config), ConfigError> {
+    let mut document = document(text)?;
+    for (key, value) in changes {
+        put(&mut document, &words(key)?, value.trim().parse().unwrap_or_else(|_| Value::from(*value)))?;
+    }
+    checked(&document)
+}
+
 /// The same for several keys at once: the whole has to be valid, what is in between need not be. Values are TOML.
 pub fn set_all<K, V>(text: &str, changes: &[(K, V)]) -> Result<(String, Config), ConfigError>
 where
@@ -237,6 +246,19 @@ mod tests {
     const KEY: &str = "did:key:z6MkrvzGHw5hwHrcLkzFGNrgWHguKNjQ9i2oNSGtrHGcCvhx";
     const TEXT: &str =
         "# my node\nname = \"roof\" # not the cellar\n\n[mesh]\n# behind the router\nport = 5000\n";
+
+    #[test]
+    fn what_is_only_valid_together_is_set_together() {
+        assert!(set("", "update.channel", "stable").is_err(), "a channel is somebody's");
+        let keys = format!("[\"{KEY}\"]");
+        let all =
+            [("update.channel", "stable"), ("update.publisher", KEY), ("update.release_keys", keys.as_str())];
+        let config = set_together("", &all).unwrap().1;
+        assert_eq!(config.update.channel.unwrap().name, "stable");
+        assert_eq!(config.update.release_keys.len(), 1);
+        assert!(set_together("", &all[..1]).unwrap_err().to_string().contains("update.publisher"));
+        assert!(set_together("name = 'a'", &[("name", "b"), ("nmae", "c")]).is_err());
+    }
 
     #[test]
     fn a_value_is_set_where_it_belongs_and_comments_stay() {

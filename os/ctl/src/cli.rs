@@ -13,12 +13,18 @@ use os_release::Version;
 
 use crate::target::Target;
 
+const CONFIG_SET_EXAMPLES: &str = "\
+Examples:
+  maculactl config set mesh.relay true
+  maculactl config set update.channel stable update.publisher did:key:... update.release_keys '[\"did:key:...\"]'";
+
 const EXAMPLES: &str = "\
 Examples:
   maculactl key new                             make your owner key, once
   maculactl key show                            your did:key, for `owner` in a node's config.toml
   maculactl --node 192.0.2.7 status             what the node runs and does
-  maculactl --node kitchen.local units          its services
+  maculactl find                                the nodes in this network
+  maculactl --node kitchen units                a node's services, by the node's name
   export MACULA_NODE=192.0.2.7                  instead of --node each time
   maculactl update --channel stable --watch     update to the channel's newest and look on
   maculactl help release                        how a release is made and published
@@ -43,8 +49,8 @@ pub struct Cli {
 
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// The node: ADDR, ADDR:PORT (default 4433) or did:key:...@ADDR:PORT. Default: $MACULA_NODE. `logs`, `events` and `nodes` take
-    /// several
+    /// The node: its name in the local network, ADDR, ADDR:PORT (default 4433) or did:key:...@ADDR:PORT. Default: $MACULA_NODE. `logs`,
+    /// `events` and `nodes` take several
     #[arg(long, global = true, value_name = "NODE")]
     pub node: Vec<Target>,
     /// The key file. Default: ~/.config/macula/owner.key
@@ -83,6 +89,8 @@ pub enum Verb {
         #[command(subcommand)]
         verb: Option<Known>,
     },
+    /// The nodes in the local network: their names and addresses, and which wait for an owner
+    Find,
     /// What the node runs: version, slot, trial, install progress, events
     Status {
         /// Keep showing it, also across reboots of the node; Ctrl-C ends
@@ -567,14 +575,12 @@ pub enum Config {
         #[arg(long)]
         secrets: bool,
     },
-    /// Change one value; the node takes it only if all of its configuration is valid then
+    /// Change values; the node takes them only if all of its configuration is valid then
+    #[command(after_help = CONFIG_SET_EXAMPLES)]
     Set {
-        /// Such as mesh.port
-        #[arg(value_name = "KEY")]
-        setting: String,
-        /// TOML, or a string without quotes
-        #[arg(allow_hyphen_values = true)]
-        value: String,
+        /// A key such as mesh.port, and TOML or a string without quotes; several pairs are one change
+        #[arg(value_names = ["KEY", "VALUE"], num_args = 2.., required = true, allow_hyphen_values = true)]
+        settings: Vec<String>,
     },
     /// Remove one value, so that its default holds
     Unset {
@@ -627,7 +633,9 @@ mod tests {
         assert!(matches!(parse("peers").unwrap().verb, Verb::Peers));
         let cli = parse("config set mesh.port 5000 --key k").unwrap();
         assert_eq!(cli.global.key.as_deref(), Some(std::path::Path::new("k")));
-        assert!(matches!(cli.verb, Verb::Config(Config::Set { setting, .. }) if setting == "mesh.port"));
+        assert!(
+            matches!(cli.verb, Verb::Config(Config::Set { settings }) if settings == ["mesh.port", "5000"])
+        );
         for line in [
             "logs mesh -f --all --node 10.0.0.1 --node 10.0.0.2",
             "config get",

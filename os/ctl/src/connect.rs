@@ -14,6 +14,7 @@ use services_api::control;
 use services_api::report::PeerReport;
 
 use crate::known_nodes::KnownNodes;
+use crate::neighbours::{self, Neighbour};
 use crate::target::Target;
 
 /// How long a method may take: the longest is a DHT lookup over slow peers.
@@ -37,7 +38,7 @@ pub async fn connect(
     known: &mut KnownNodes,
     wait: Duration,
 ) -> Result<Remote> {
-    let remote = reach(target, owner, wait).await?;
+    let remote = reach(target, known.at(target), owner, wait).await?;
     match remote.check_identity(target, known) {
         Ok(new) => {
             remote.say_if(new, target);
@@ -50,13 +51,15 @@ pub async fn connect(
     }
 }
 
-/// Connects to whoever is there, or to the node that `target` names by its id.
-pub async fn reach(target: &Target, owner: &NodeKey, wait: Duration) -> Result<Remote> {
+/// Connects to whoever is there, or to the node that `target` names by its id. `expected` is the node that is known there.
+pub async fn reach(
+    target: &Target,
+    expected: Option<NodeId>,
+    owner: &NodeKey,
+    wait: Duration,
+) -> Result<Remote> {
     let credentials = credentials(owner)?;
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((target.host.as_str(), target.port))
-        .await
-        .with_context(|| format!("cannot find the address of `{}`", target.host))?
-        .collect();
+    let addresses = places(target, expected).await?;
     let mut last = anyhow!("`{}` has no address", target.host);
     for address in addresses {
         match dial(address, &credentials, wait).await {
@@ -72,6 +75,43 @@ pub async fn reach(target: &Target, owner: &NodeKey, wait: Duration) -> Result<R
         }
     }
     Err(last)
+}
+
+/// Addresses of a target. A name is looked for among the neighbours first: those know their names themselves.
+pub async fn places(target: &Target, expected: Option<NodeId>) -> Result<Vec<SocketAddr>> {
+    if let Some(label) = target.label() {
+        let wanted = target.pin.or(expected);
+        let enough = |found: &[Neighbour]| found.iter().any(|n| n.is_called(label) && wanted == Some(n.node));
+        let found = neighbours::look(neighbours::PATIENCE, enough).await?;
+        let addresses = called(found, label, wanted)?;
+        if !addresses.is_empty() {
+            return Ok(addresses);
+        }
+    }
+    let looked_up = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
+    let context = || match target.label() {
+        Some(label) => {
+            format!(
+                "no node called `{label}` is in the local network (`maculactl find` lists them), and the name has no address"
+            )
+        }
+        None => format!("cannot find the address of `{}`", target.host),
+    };
+    Ok(looked_up.with_context(context)?.collect())
+}
+
+/// Where the neighbour of this name is. Empty: nowhere.
+fn called(found: Vec<Neighbour>, label: &str, wanted: Option<NodeId>) -> Result<Vec<SocketAddr>> {
+    let mut called: Vec<_> = found.into_iter().filter(|n| n.is_called(label)).collect();
+    if called.iter().any(|n| wanted == Some(n.node)) {
+        called.retain(|n| wanted == Some(n.node));
+    }
+    if called.len() > 1 {
+        let each = |n: &Neighbour| n.addresses.first().map(|a| format!("  --node {}@{a}", n.node));
+        let which: Vec<_> = called.iter().filter_map(each).collect();
+        bail!("{} nodes are called `{label}`; say which:\n{}", called.len(), which.join("\n"));
+    }
+    Ok(called.pop().map(|one| one.addresses).unwrap_or_default())
 }
 
 /// Connects to whoever is there.
@@ -203,4 +243,32 @@ fn stream_code(cause: &(dyn std::error::Error + 'static)) -> Option<u32> {
         _ => return None,
     };
     u32::try_from(code.into_inner()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn neighbour(seed: u8, name: &str) -> Neighbour {
+        let node = NodeId::from_bytes([seed; 32]);
+        let addresses = vec![SocketAddr::from(([192, 0, 2, seed], 4433))];
+        Neighbour { node, name: name.into(), host: format!("macula-{seed}"), waits: false, addresses }
+    }
+
+    #[test]
+    fn a_name_means_one_node_or_none() {
+        let all = [neighbour(1, "kitchen"), neighbour(2, "attic"), neighbour(3, "attic")];
+        let place = |label: &str, wanted: Option<NodeId>| called(all.to_vec(), label, wanted);
+        assert_eq!(place("Kitchen", None).unwrap()[0].to_string(), "192.0.2.1:4433");
+        assert_eq!(place("macula-2", None).unwrap()[0].to_string(), "192.0.2.2:4433");
+        assert_eq!(place("cellar", None).unwrap(), []);
+        let error = place("attic", None).unwrap_err().to_string();
+        for seed in [2, 3] {
+            let node = NodeId::from_bytes([seed; 32]);
+            assert!(error.contains(&format!("--node {node}@192.0.2.{seed}:4433")), "{error}");
+        }
+        // Whoever was met under that name before is meant, whatever others call themselves.
+        let third = Some(NodeId::from_bytes([3; 32]));
+        assert_eq!(place("attic", third).unwrap()[0].to_string(), "192.0.2.3:4433");
+    }
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use os_identity::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::target::Target;
 use crate::{key_file, whole_file};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -49,6 +50,11 @@ impl KnownNodes {
 
     pub fn iter(&self) -> impl Iterator<Item = (&String, &NodeId)> {
         self.nodes.iter()
+    }
+
+    /// Who answered there the last time.
+    pub fn at(&self, target: &Target) -> Option<NodeId> {
+        self.nodes.get(&target.to_string()).copied()
     }
 
     /// Accepts `found` at `address` when it is new there or the same as before. `pinned` (the owner wrote the id) replaces what was

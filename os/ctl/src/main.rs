@@ -15,6 +15,7 @@ mod image_copy;
 mod key_file;
 mod known_nodes;
 mod lifetime;
+mod neighbours;
 mod node;
 mod output;
 mod pairing;

@@ -1,4 +1,4 @@
-//! `--node`: which node, where. `ADDR[:PORT]`, with `did:key:...@` before it when the id is already known.
+//! `--node`: which node, where. A node's name in the local network or `ADDR[:PORT]`, with `did:key:...@` before it when the id is already known.
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,6 +31,15 @@ impl FromStr for Target {
             return Err("a node is ADDR, ADDR:PORT or did:key:...@ADDR:PORT".into());
         }
         Ok(Self { pin, host: host.to_string(), port })
+    }
+}
+
+impl Target {
+    /// The label to look for in the local network: `kitchen` of `kitchen` and of `kitchen.local`.
+    pub fn label(&self) -> Option<&str> {
+        let label = self.host.strip_suffix(".local").unwrap_or(&self.host);
+        let is_label = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        (is_label && !label.is_empty() && label != "localhost").then_some(label)
     }
 }
 
@@ -84,6 +93,22 @@ mod tests {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), shown);
             let pinned: Target = format!("{ID}@{text}").parse().unwrap();
             assert_eq!((pinned.to_string().as_str(), pinned.pin.unwrap().to_string().as_str()), (shown, ID));
+        }
+    }
+
+    #[test]
+    fn names_of_the_local_network_are_told_from_others() {
+        for (text, label) in [
+            ("kitchen", Some("kitchen")),
+            ("kitchen.local:5000", Some("kitchen")),
+            ("macula-4Krp1dVq.local", Some("macula-4Krp1dVq")),
+            ("kitchen.example.org", None),
+            ("localhost", None),
+            ("192.0.2.7", None),
+            ("::1", None),
+            (".local", None),
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap().label(), label, "{text}");
         }
     }
 

@@ -41,6 +41,18 @@ pub struct OsReport {
     pub temperature_c: Option<i32>,
     /// How much of its life the disk says it has used, at most so many percent; absent where it does not say.
     pub disk_wear_percent: Option<u8>,
+    /// The channel that it follows; absent: it updates only when told to.
+    pub follows: Option<FollowsReport>,
+    /// How many keys may sign what it installs: with none it takes no release. Absent: it is too old to say.
+    pub release_keys: Option<u32>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FollowsReport {
+    pub channel: String,
+    /// `did:key` of whose channel it is.
+    pub publisher: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -316,6 +328,8 @@ pub struct ConfigChange {
     pub key: String,
     /// TOML, or a string without its quotes; absent: the key is removed, and its default holds.
     pub value: Option<String>,
+    /// Further keys and their values, for the same write: some are only valid together.
+    pub and: Vec<(String, String)>,
 }
 
 /// Answer to `config_change`.

@@ -7,6 +7,8 @@ import { ask, hex, random, unhex } from "./wasm.js";
 
 const STEPS = ["Your key", "Connect", "Set up", "Done"];
 const RESTART_S = 60;
+/** Where this browser keeps whose releases its nodes take. */
+const RELEASES = "macula-releases";
 
 const state = { step: 0, code: takeCode(), key: null, busy: "", error: null, found: null, paired: null, wifi: "" };
 
@@ -77,6 +79,7 @@ function handOver(wanted) {
     const { paired, declined } = await pair("answer", { answer: await send(asked.send), now: now() });
     if (declined) throw new Declined(declined);
     state.key = await state.key.with(paired.delegation.trim());
+    if (wanted.channel) localStorage.setItem(RELEASES, JSON.stringify({ channel: wanted.channel, publisher: wanted.publisher }));
     Object.assign(state, { paired, step: 3 });
     say("Paired");
   });
@@ -154,6 +157,7 @@ function third() {
     const wanted = Object.fromEntries([...form].map(([name, value]) => [name, value.trim()]));
     if (wanted.ssid === "*") wanted.ssid = wanted.hidden;
     if (wanted.country) wanted.country = wanted.country.toUpperCase();
+    if (wanted.channel && !wanted.publisher) wanted.publisher = state.key.did;
     handOver(wanted);
   };
   const about = facts([["Board", found.board], ["Version", found.version], ["Id", copyable(state.node, `…${state.node.slice(-8)}`)]]);
@@ -176,8 +180,25 @@ function third() {
         state.wifi && field("passphrase", "Passphrase", "", { type: "password" }),
         field("country", "Country (two letters), for the radio", navigator.language.split("-")[1] ?? "", { maxlength: "2", pattern: "[A-Za-z]{2}" }),
         h("div", { class: "row" }, button("Look again", look)))
-        : card("Network", h("p", {}, "This node has no Wi-Fi that it can use: leave its cable in."))),
+        : card("Network", h("p", {}, "This node has no Wi-Fi that it can use: leave its cable in.")),
+      can("channel") && releases(field)),
     h("div", { class: "row", key: "go" }, h("button", { type: "submit", class: "strong", disabled: Boolean(state.busy) }, "Make it mine")));
+}
+
+/** Without a channel a node takes no release until its owner says whose. */
+function releases(field) {
+  const before = remembered();
+  return card("Releases", h("p", {}, "Where its updates come from. It takes none until you say so, here or later."),
+    field("channel", "Channel", before.channel ?? "", { placeholder: "none", pattern: "[a-z0-9-]{1,63}", title: "a-z, 0-9 and -, at most 63" }),
+    field("publisher", "Whose: the publisher's id. Empty: yours", before.publisher ?? "", { placeholder: "did:key:z6Mk...", pattern: "did:key:z6Mk[1-9A-HJ-NP-Za-km-z]+", title: "did:key:z6Mk..." }));
+}
+
+function remembered() {
+  try {
+    return JSON.parse(localStorage.getItem(RELEASES)) ?? {};
+  } catch {
+    return {};
+  }
 }
 
 function strength(dbm) {

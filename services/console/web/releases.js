@@ -19,8 +19,33 @@ export function draw(app) {
     ]), h("div", { class: "row" },
       h("button", { type: "button", on: { click: () => app.act("Look for updates", () => app.api.call("os/refresh")) } }, "Look for updates"),
       h("button", { type: "button", on: { click: () => rollBack(app, status) } }, "Roll back"))),
+    card("Whose releases", whose(app, status)),
     card("Install a release", install(app, view)),
     card("Failed here", failed(app, status)),
+  ];
+}
+
+/** A channel of somebody who signs what is in it. Several keys and a threshold are for `maculactl config`. */
+function whose(app, status) {
+  const { follows, release_keys: keys } = status;
+  const submit = async (event) => {
+    event.preventDefault();
+    const { channel, publisher } = Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, value.trim()]));
+    const text = `Whatever ${publisher.slice(-8)} publishes and signs as ${channel}, the node installs, on trial.`;
+    if (!(await confirm({ title: "Follow this channel?", text, action: "Follow" }))) return;
+    const and = [["update.publisher", publisher], ["update.release_keys", `["${publisher}"]`]];
+    await app.act("Follow", () => app.api.call("os/config_change", { key: "update.channel", value: channel, and }));
+  };
+  return [
+    keys === 0 ? h("p", { class: "note wrong" }, "Nobody's yet: this node takes no release.")
+      : facts([["Channel", follows ? follows.channel : "none: it updates when told to"], ["Publisher", follows && copyable(follows.publisher, `…${follows.publisher.slice(-8)}`)],
+        ["Keys that sign", keys == null ? null : String(keys)]]),
+    h("form", { on: { submit } },
+      h("div", { class: "field" }, h("label", { for: "channel" }, "Channel"),
+        h("input", { id: "channel", name: "channel", required: true, autocomplete: "off", spellcheck: "false", placeholder: "stable", pattern: "[a-z0-9-]{1,63}", title: "a-z, 0-9 and -, at most 63" })),
+      h("div", { class: "field" }, h("label", { for: "publisher" }, "Publisher's id"),
+        h("input", { id: "publisher", name: "publisher", required: true, autocomplete: "off", spellcheck: "false", placeholder: "did:key:z6Mk...", pattern: "did:key:z6Mk[1-9A-HJ-NP-Za-km-z]+", title: "did:key:z6Mk..." })),
+      h("div", { class: "row" }, h("button", { type: "submit" }, "Follow"))),
   ];
 }
 

@@ -85,16 +85,23 @@ impl Configuration {
 /// Makes the change if the whole configuration is valid with it.
 pub async fn change(updater: &Arc<Updater>, change: &ConfigChange, who: &str) -> Result<ConfigChanged> {
     let _turn = updater.config_turn.lock().await;
-    if change.key.starts_with("state.") {
-        bail!("{} holds from a factory reset on: `maculactl reset --yes --encryption KIND`", change.key);
+    let further = change.and.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let keys = || std::iter::once(change.key.as_str()).chain(further.clone().map(|(key, _)| key));
+    if let Some(key) = keys().find(|key| key.starts_with("state.")) {
+        bail!("{key} holds from a factory reset on: `maculactl reset --yes --encryption KIND`");
     }
     let configuration = &updater.node.configuration;
     let before = configuration.text()?;
     let (text, config) = match &change.value {
-        Some(value) => edit::set(&before, &change.key, value)?,
-        None => edit::unset(&before, &change.key)?,
+        Some(value) if change.and.is_empty() => edit::set(&before, &change.key, value)?,
+        Some(value) => {
+            let first = std::iter::once((change.key.as_str(), value.as_str()));
+            edit::set_together(&before, &first.chain(further.clone()).collect::<Vec<_>>())?
+        }
+        None if change.and.is_empty() => edit::unset(&before, &change.key)?,
+        None => bail!("`{}` has no value", change.key),
     };
-    let effect = effect(&change.key);
+    let (restart, effect) = effect_of(keys());
     if text == before {
         return Ok(ConfigChanged { effect: "nothing changes".into() });
     }
@@ -107,8 +114,8 @@ pub async fn change(updater: &Arc<Updater>, change: &ConfigChange, who: &str) ->
         .context("the supervisor does not write it")?;
     configuration.replace(text, config);
     updater.records.event("config", format!("{} by {who}", describe(change)));
-    restart_later(updater.clone(), effect.restart);
-    Ok(ConfigChanged { effect: effect.says.into() })
+    restart_later(updater.clone(), restart);
+    Ok(ConfigChanged { effect })
 }
 
 /// Makes the changes that a pairing asks for: all, in one write, or none. The node is its new owner's from that write on.
@@ -172,11 +179,13 @@ pub async fn forget_owner_if_asked(updater: &Arc<Updater>) -> Result<()> {
 }
 
 fn describe(change: &ConfigChange) -> String {
-    match &change.value {
-        Some(_) if edit::is_secret(&change.key) => format!("{} set", change.key),
-        Some(value) => format!("{} = {}", change.key, edit::value_for_logs(&change.key, value)),
-        None => format!("{} removed", change.key),
-    }
+    let one = |key: &str, value: &str| match edit::is_secret(key) {
+        true => format!("{key} set"),
+        false => format!("{key} = {}", edit::value_for_logs(key, value)),
+    };
+    let Some(value) = &change.value else { return format!("{} removed", change.key) };
+    let further = change.and.iter().map(|(key, value)| one(key, value));
+    std::iter::once(one(&change.key, value)).chain(further).collect::<Vec<_>>().join(", ")
 }
 
 /// The text, secrets hidden, or one key's value.
@@ -195,6 +204,15 @@ struct Effect {
     /// Units that read the file at their start and must not go on with the old one.
     restart: &'static [&'static str],
     says: &'static str,
+}
+
+/// Of several keys: the largest, and all that is to be said.
+fn effect_of<'a>(keys: impl Iterator<Item = &'a str>) -> (&'static [&'static str], String) {
+    let effects: Vec<Effect> = keys.map(effect).collect();
+    let restart = effects.iter().map(|e| e.restart).max_by_key(|units| units.len()).unwrap_or_default();
+    let mut says: Vec<&str> = effects.iter().map(|e| e.says).collect();
+    says.dedup();
+    (restart, says.join("; "))
 }
 
 /// `reconciler` reads the file again and again, so it always starts again.
@@ -283,6 +301,8 @@ mod tests {
         assert!(effect("owner").restart.contains(&"mesh") && effect("mesh.port").restart.contains(&"mesh"));
         assert!(!effect("update.channel").restart.contains(&"mesh"));
         assert!(effect("name").says.contains("next boot"));
+        let (restart, says) = effect_of(["update.channel", "update.publisher", "mesh.port"].into_iter());
+        assert!(restart.contains(&"mesh") && says.starts_with("holds at once; holds in a second"), "{says}");
         assert!(
             ["owner", "gate.steady_s", "realm"].iter().all(|key| effect(key).restart.contains(&"reconciler"))
         );
@@ -290,14 +310,20 @@ mod tests {
 
     #[test]
     fn secrets_stay_out_of_the_events() {
-        let change =
-            |key: &str, value: Option<&str>| ConfigChange { key: key.into(), value: value.map(Into::into) };
+        let change = |key: &str, value: Option<&str>| ConfigChange {
+            key: key.into(),
+            value: value.map(Into::into),
+            and: Vec::new(),
+        };
         assert_eq!(describe(&change("wifi.password", Some("hunter2"))), "wifi.password set");
         assert_eq!(describe(&change("mesh.port", Some("5000"))), "mesh.port = 5000");
         let wifi =
             describe(&change("network.wifi", Some("[{ssid=\"attic\",passphrase=\"hunter2 hunter2\"}]")));
         assert!(wifi.contains("attic") && !wifi.contains("hunter2"), "{wifi}");
         assert_eq!(describe(&change("mesh.port", None)), "mesh.port removed");
+        let and = vec![("wifi.password".to_owned(), "hunter2".to_owned())];
+        let both = ConfigChange { and, ..change("mesh.port", Some("5000")) };
+        assert_eq!(describe(&both), "mesh.port = 5000, wifi.password set");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use os_content_id::Mcid;
 use os_release::{Bundle, Release, ReleaseError};
 use os_slots::{Entry, FailedRelease};
 use services_api::bus;
-use services_api::report::{FailedReport, InstallReport, OsReport, TrialReport};
+use services_api::report::{FailedReport, FollowsReport, InstallReport, OsReport, TrialReport};
 use tokio::sync::{OnceCell, watch};
 
 use crate::assemble::Progress;
@@ -174,6 +174,11 @@ impl Updater {
         let installed = self.records.installed(boot.slot, boot.seq);
         let release = installed.map(|i| i.release).unwrap_or_default();
         let trial = boot.trial && !matches!(self.standing(), Standing::Settled | Standing::Renewing);
+        let config = self.node.config();
+        let follows = |channel: &os_config::Channel| FollowsReport {
+            channel: channel.name.clone(),
+            publisher: channel.publisher.to_string(),
+        };
         OsReport {
             node: node.cloned().unwrap_or_default(),
             name: self.node.config().name.clone(),
@@ -202,6 +207,8 @@ impl Updater {
             encryption: boot.encryption.clone().unwrap_or_default(),
             temperature_c: health::temperature_c(Path::new(health::SYS)),
             disk_wear_percent: health::disk_wear_percent(Path::new(health::SYS), &boot.disk),
+            follows: config.update.channel.as_ref().map(follows),
+            release_keys: Some(config.update.release_keys.len() as u32),
         }
     }
 

@@ -32,6 +32,7 @@ async function pair(page) {
   await page.getByRole("heading", { name: "What is the node to be?" }).waitFor();
   await page.getByLabel("Name", { exact: true }).fill("porch");
   await page.getByLabel("Realm").fill("acme");
+  await page.getByLabel("Channel").fill("stable");
   await look(page, "pair-setup");
   await page.getByRole("button", { name: "Make it mine" }).click();
   await page.getByRole("heading", { name: "It is yours" }).waitFor();

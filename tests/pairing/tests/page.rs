@@ -36,6 +36,10 @@ async fn the_code_alone_makes_an_owner() {
     let config = node.config();
     assert_eq!(done["owner"].as_str(), Some(config.owner.unwrap().to_string().as_str()), "{done}");
     assert_eq!((config.name.as_str(), config.realm.as_str()), ("porch", "acme"));
+    // Without another publisher: the owner's own releases.
+    let channel = config.update.channel.unwrap();
+    assert_eq!((channel.name.as_str(), config.update.release_keys), ("stable", vec![channel.publisher]));
+    assert_eq!(config.owner, Some(channel.publisher));
 
     // The same code, once more: the node has an owner by now.
     node.settled().await;

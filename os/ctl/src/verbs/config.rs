@@ -17,10 +17,10 @@ pub async fn config(s: &Session, verb: cli::Config) -> Result<()> {
         cli::Config::Check { file } => check(s, &file),
         cli::Config::Show { secrets } => get(s, None, secrets).await,
         cli::Config::Get { setting, secrets } => get(s, setting, secrets).await,
-        cli::Config::Set { setting, value } => {
-            change(s, ConfigChange { key: setting, value: Some(value) }).await
+        cli::Config::Set { settings } => change(s, pairs(settings)?).await,
+        cli::Config::Unset { setting } => {
+            change(s, ConfigChange { key: setting, ..ConfigChange::default() }).await
         }
-        cli::Config::Unset { setting } => change(s, ConfigChange { key: setting, value: None }).await,
     }
 }
 
@@ -30,9 +30,22 @@ async fn get(s: &Session, key: Option<String>, secrets: bool) -> Result<()> {
     s.out.show(&text, |_| text.lines().map(|line| clean(line) + "\n").collect())
 }
 
+fn pairs(settings: Vec<String>) -> Result<ConfigChange> {
+    let mut words = settings.into_iter();
+    let mut all = Vec::new();
+    while let Some(key) = words.next() {
+        let value = words.next().with_context(|| format!("`{key}` has no value: say KEY VALUE"))?;
+        all.push((key, value));
+    }
+    let (key, value) = all.remove(0);
+    Ok(ConfigChange { key, value: Some(value), and: all })
+}
+
 async fn change(s: &Session, change: ConfigChange) -> Result<()> {
     let changed = s.ask(async |n| n.change_config(&change).await).await?;
-    s.out.done(&format!("{}: {}", change.key, clean(&changed.effect)))
+    let keys: Vec<_> = std::iter::once(&change.key).chain(change.and.iter().map(|(key, _)| key)).collect();
+    let keys = keys.iter().map(|key| clean(key)).collect::<Vec<_>>().join(", ");
+    s.out.done(&format!("{keys}: {}", clean(&changed.effect)))
 }
 
 pub async fn recovery_key(s: &Session) -> Result<()> {

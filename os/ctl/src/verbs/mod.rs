@@ -7,6 +7,7 @@ mod console;
 mod content;
 mod dht;
 mod diagnose;
+mod find;
 pub mod follow;
 mod identity;
 mod mesh;
@@ -42,8 +43,8 @@ use crate::output::{Color, Output, Palette, clean, one_line, print};
 use crate::target::Target;
 use crate::{connect, key_file, top};
 
-const WHICH: &str = "which node? Say --node ADDR, or set MACULA_NODE, or on the node itself say --local";
-const NONE_KNOWN: &str = "no node is known yet: name one with --node ADDR, it is remembered then";
+const WHICH: &str = "which node? Say --node NAME or ADDR (`maculactl find` lists those nearby), or set MACULA_NODE, or on the node itself say --local";
+const NONE_KNOWN: &str = "no node is known yet: name one with --node ADDR (`maculactl find` lists those nearby), it is remembered then";
 
 /// What every verb has: where the node is, and where its words go.
 #[derive(Clone)]
@@ -65,6 +66,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Verb::Known { verb } => identity::known(s, verb),
         Verb::Status { watch: true } => status::watch(s, None).await,
         Verb::Status { watch: false } => status::status(s).await,
+        Verb::Find => find::find(s).await,
         Verb::Nodes => nodes::nodes(s).await,
         Verb::Peers => network::peers(s).await,
         Verb::Units { verb } => units::units(s, verb).await,
@@ -182,7 +184,7 @@ impl Session {
         let Some(key) = key else { return Ok(Node::Local) };
         let mut failure = anyhow!("{} has no address", member.label());
         for way in &member.ways {
-            let reached = match connect::reach(way, &key, wait).await {
+            let reached = match connect::reach(way, member.id, &key, wait).await {
                 Ok(remote) if member.remember => {
                     let new = remote.check_identity(way, &mut KnownNodes::load()?);
                     new.map(|new| {

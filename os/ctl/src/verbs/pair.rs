@@ -20,6 +20,7 @@ use crate::known_nodes::KnownNodes;
 use crate::output::{Color, clean};
 use crate::pairing::talk::{Line, Wanted};
 use crate::pairing::{find, picture};
+use crate::target::Target;
 use crate::{connect, key_file, whole_file};
 
 const MAX_TEXT: u64 = 4096;
@@ -45,8 +46,7 @@ async fn run(s: &Session, options: &Pair) -> Result<()> {
     // Not $MACULA_NODE: that is a node which is ours already.
     ensure!(s.global.node.len() < 2, "a code is one node's: name one --node, or none");
     if let Some(target) = s.global.node.first() {
-        let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
-        addresses = found.with_context(|| format!("cannot find the address of `{}`", target.host))?.collect();
+        addresses = connect::places(target, None).await?;
     }
     if addresses.is_empty() {
         let spinner = s.out.spinner("looking for the node in the local network");
@@ -219,6 +219,10 @@ fn peers(options: &Pair, known: &KnownNodes) -> Vec<String> {
 /// Where the node is, and what it lets us do. The delegation is a file that `--ucan` takes.
 fn remember(known: &mut KnownNodes, outcome: &Outcome) -> Result<Option<PathBuf>> {
     known.check(&outcome.address.to_string(), outcome.node, true)?;
+    let name = outcome.paired.as_ref().map_or(&outcome.introduction.name, |paired| &paired.name);
+    if let Some(by_name) = name.parse::<Target>().ok().filter(|target| target.label().is_some()) {
+        known.check(&by_name.to_string(), outcome.node, true)?;
+    }
     let Some(paired) = &outcome.paired else { return Ok(None) };
     let folder = key_file::config_dir()?.join(FOLDER);
     key_file::private_dir(&folder)?;

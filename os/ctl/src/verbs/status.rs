@@ -13,6 +13,8 @@ use crate::table::{Align, Table, cell, colored};
 const ROUND: Duration = Duration::from_secs(1);
 /// How long the node may take for a status before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What to do about a node without release keys.
+pub(super) const TAKES_NONE: &str = "say whose it may: `config set update.release_keys '[\"did:key:...\"]'`";
 const EVENTS_SHOWN: usize = 8;
 
 pub async fn status(s: &Session) -> Result<()> {
@@ -113,6 +115,9 @@ pub fn render(r: &OsReport, palette: Palette) -> String {
     }
     line("version", format!("{}, slot {}, install {}", clean(&r.version), clean(&r.slot), r.seq));
     line("release", if r.release.is_empty() { "factory image".into() } else { clean(&r.release) });
+    if let Some(releases) = releases(r) {
+        line("follows", releases);
+    }
     line("up", duration(r.uptime_s));
     if !r.secure_boot.is_empty() {
         line("firmware", format!("Secure Boot: {}", clean(&r.secure_boot)));
@@ -138,6 +143,16 @@ pub fn render(r: &OsReport, palette: Palette) -> String {
         text.push_str(&format!("\n{}", render_events(newest, palette)));
     }
     text
+}
+
+/// Where its next release comes from, if it says so.
+fn releases(r: &OsReport) -> Option<String> {
+    let channel = r.follows.as_ref().map(|f| format!("{} of {}", clean(&f.channel), clean(&f.publisher)));
+    match (channel, r.release_keys?) {
+        (_, 0) => Some(format!("nobody: it takes no release ({TAKES_NONE})")),
+        (None, _) => Some("no channel: it updates when told to".into()),
+        (channel, _) => channel,
+    }
 }
 
 fn trial(t: &TrialReport, palette: Palette) -> String {
@@ -201,6 +216,8 @@ pub fn event_line(e: &EventReport, palette: Palette) -> String {
 
 #[cfg(test)]
 mod tests {
+    use services_api::report::FollowsReport;
+
     use super::*;
 
     fn report() -> OsReport {
@@ -276,6 +293,21 @@ mod tests {
             text.ends_with("boot-failed, last lines:\n    [    1.000000] first\n    sec\u{fffd}ond\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn where_releases_come_from_is_said_and_that_none_do() {
+        let text = |follows: Option<FollowsReport>, release_keys| {
+            render(&OsReport { follows, release_keys, ..report() }, Palette::default())
+        };
+        let stable = FollowsReport { channel: "stable".into(), publisher: "did:key:z6MkC".into() };
+        assert!(text(Some(stable.clone()), Some(1)).contains("follows   stable of did:key:z6MkC\n"));
+        assert!(text(None, Some(1)).contains("follows   no channel"));
+        assert!(
+            text(Some(stable), Some(0)).contains("follows   nobody")
+                && text(None, Some(0)).contains("release_keys")
+        );
+        assert!(!text(None, None).contains("follows"), "an older node does not say");
     }
 
     #[test]

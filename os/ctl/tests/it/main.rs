@@ -2,6 +2,7 @@
 
 mod diagnose;
 mod fleet;
+mod neighbours;
 mod node;
 mod owner;
 mod provision;

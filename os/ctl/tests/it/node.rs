@@ -84,7 +84,7 @@ fn nobody_at_an_address_and_no_address_say_what_to_do() {
             .error("127.0.0.1:9", "status --timeout 1")
             .contains("no node answered at 127.0.0.1:9 within 1 s")
     );
-    assert!(owner.error("", "status").contains("--node ADDR"));
+    assert!(owner.error("", "status").contains("--node NAME or ADDR"));
     assert!(owner.error("127.0.0.1", "status --key none").contains("maculactl key new"));
     assert!(owner.error("", "status --local").contains("cannot reach service `update`"));
 }

@@ -127,6 +127,10 @@ fn hand_over(question: &Question) -> HandOver {
         wifi: wifi.into_iter().collect(),
         country: text("country"),
         time_zone: text("time_zone"),
+        channel: text("channel"),
+        // Whoever publishes them signs them, unless somebody says otherwise with `maculactl`.
+        release_keys: text("channel").and(text("publisher")).into_iter().collect(),
+        publisher: text("channel").and(text("publisher")),
         ..HandOver::default()
     }
 }

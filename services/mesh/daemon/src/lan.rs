@@ -14,6 +14,8 @@ use crate::links::Links;
 const SERVICE: &str = "_macula._udp.local.";
 /// TXT key of the node id.
 const ID: &str = "id";
+/// TXT key of the node's name.
+const NAME: &str = "name";
 /// TXT key of a node that waits for its owner (`maculactl pair`). It says no secret.
 const PAIR: &str = "pair";
 /// New addresses (a lease that came, a cable that was plugged in) are noticed within so many seconds.
@@ -37,7 +39,7 @@ async fn run(links: &Arc<Links>, name: &str, port: u16) -> Result<()> {
     let host = format!("macula-{}.local.", short.to_lowercase());
     let instance = format!("{name} {short}");
     let waits = links.owner.is_none().then_some((PAIR, "1"));
-    let properties: Vec<(&str, &str)> = [(ID, id.as_str())].into_iter().chain(waits).collect();
+    let properties: Vec<(&str, &str)> = [(ID, id.as_str()), (NAME, name)].into_iter().chain(waits).collect();
     let info = ServiceInfo::new(SERVICE, &instance, &host, (), port, &properties[..])?.enable_addr_auto();
     daemon.register(info)?;
     let events = daemon.browse(SERVICE)?;

@@ -12,6 +12,8 @@ use crate::desk::Desk;
 use crate::node::said;
 
 const MAX_SEEDS: usize = 64;
+const TAKES_NONE: &str =
+    "it takes no releases until you say whose: in the console under Releases, or with `maculactl config set`";
 
 /// What this release can use of a hand-over beyond owner, name, realm and peers.
 pub fn abilities() -> Vec<String> {
@@ -118,6 +120,9 @@ fn changes(present: &Config, owner: NodeId, wishes: &HandOver) -> (Vec<ConfigCha
     if !wishes.release_keys.is_empty() {
         changes.push(set("update.release_keys", array(wishes.release_keys.iter().map(|key| quoted(key)))));
     }
+    if wishes.release_keys.is_empty() && present.update.release_keys.is_empty() {
+        notes.push(TAKES_NONE.to_owned());
+    }
     let seeds = seeds(present, &wishes.peers);
     if !wishes.peers.is_empty() {
         changes.push(set("mesh.seeds", array(seeds.iter().map(|seed| quoted(seed)))));
@@ -153,7 +158,7 @@ fn network(wifi: &Wifi) -> String {
 }
 
 fn set(key: &str, value: String) -> ConfigChange {
-    ConfigChange { key: key.into(), value: Some(value) }
+    ConfigChange { key: key.into(), value: Some(value), ..ConfigChange::default() }
 }
 
 fn pairs(changes: &[ConfigChange]) -> Vec<(&str, &str)> {
@@ -204,12 +209,13 @@ mod tests {
         assert_eq!(config.update.channel.map(|c| c.name).as_deref(), Some("stable"));
         assert_eq!(config.update.release_keys.len(), 2);
         assert_eq!((config.mesh.port, config.mesh.seeds.len()), (5000, 2));
-        assert!(notes.is_empty());
+        assert!(notes.is_empty(), "{notes:?}");
     }
 
     #[test]
     fn what_is_not_said_stays() {
-        let (config, _) = applied("name = \"a\"\nrealm = \"b\"\n", &HandOver::default());
+        let (config, notes) = applied("name = \"a\"\nrealm = \"b\"\n", &HandOver::default());
+        assert_eq!(notes, [TAKES_NONE]);
         assert_eq!((config.name.as_str(), config.realm.as_str()), ("a", "b"));
         assert!(config.owner.is_some());
     }
@@ -233,6 +239,7 @@ mod tests {
             wifi: vec![Wifi { ssid: "attic".into(), passphrase: None }],
             ..HandOver::default()
         };
+        let wishes = HandOver { release_keys: vec![did(3)], ..wishes };
         let (changes, notes) = changes(&Config::default(), did(1).parse().unwrap(), &wishes);
         let used = changes.iter().filter(|c| ["time_zone", "network.wifi"].contains(&c.key.as_str())).count();
         assert_eq!(used + notes.len(), 2);

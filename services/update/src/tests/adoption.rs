@@ -17,8 +17,11 @@ fn did(seed: u8) -> String {
 }
 
 fn adoption(changes: &[(&str, String)]) -> Adoption {
-    let change =
-        |(key, value): &(&str, String)| ConfigChange { key: (*key).into(), value: Some(value.clone()) };
+    let change = |(key, value): &(&str, String)| ConfigChange {
+        key: (*key).into(),
+        value: Some(value.clone()),
+        ..ConfigChange::default()
+    };
     Adoption { who: "somebody is the owner".into(), changes: changes.iter().map(change).collect() }
 }
 

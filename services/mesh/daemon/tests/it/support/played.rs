@@ -121,6 +121,7 @@ impl State {
             version: "0.1.0".into(),
             slot: "A".into(),
             seq: 3,
+            release_keys: Some(0),
             entries: vec!["macula-000004+2-1.efi".into(), "macula-000003.efi".into()],
             uptime_s: 93_784 + self.started.elapsed().as_secs(),
             trial: Some(TrialReport {
