@@ -1,10 +1,10 @@
 //! `cargo xtask bench NAME`: figures, each beside a reference from the same run.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use qemu_lab::{Lab, NodeOptions};
+use qemu_lab::{Lab, NodeOptions, screen};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{self, Need};
@@ -25,6 +25,8 @@ enum Name {
     Size,
     /// Kernel start to all units ready, beside the same kernel with an init that prints and powers off.
     Boot,
+    /// A new node: power on to a QR code that a reader reads on its screen, and from there to its owner's first order.
+    FirstBoot,
     /// Each service's memory, idle, in the guest.
     Memory,
     /// Calls, topics, handshakes and idle peers, beside bare QUIC.
@@ -49,10 +51,12 @@ impl Figure {
 }
 
 pub fn run(tree: &Tree, options: &Options) -> Result<()> {
-    host::prepare(Need::Boot)?;
+    // What reads a screen is for tests.
+    host::prepare(if matches!(options.name, Name::FirstBoot) { Need::Test } else { Need::Boot })?;
     let figures = match options.name {
         Name::Size => size(tree)?,
         Name::Boot => boot(tree)?,
+        Name::FirstBoot => first_boot(tree)?,
         Name::Memory => memory(tree)?,
         Name::Mesh => mesh(tree)?,
     };
@@ -134,7 +138,7 @@ fn size(tree: &Tree) -> Result<Vec<Figure>> {
 /// Both kernels say their own time: init's lines carry it, and the supervisor's ready line, too.
 fn boot(tree: &Tree) -> Result<Vec<Figure>> {
     let releases = images::releases(tree)?;
-    let bare = crate::bench::bare::kernel_to_init(tree)?;
+    let bare = bare::kernel_to_init(tree)?;
     let lab = Lab::new(&releases.maculactl)?;
     let image = releases.first.disk.as_deref().context("the first release has no disk image")?;
     let node = lab.start("bench", image, &lab.config("bench"), NodeOptions::default())?;
@@ -147,6 +151,42 @@ fn boot(tree: &Tree) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::new("first boot: kernel start to all units ready", first, "s", Some(bare)),
         Figure::new("later boot: kernel start to all units ready", second, "s", Some(bare)),
+    ])
+}
+
+/// By this machine's clock, firmware and boot loader in it on both sides. The screen is looked at all the time.
+fn first_boot(tree: &Tree) -> Result<Vec<Figure>> {
+    const PATIENCE: Duration = Duration::from_secs(300);
+    let releases = images::releases(tree)?;
+    let bare = bare::power_on_to_init(tree)?;
+    let lab = Lab::new(&releases.maculactl)?;
+    let image = releases.first.disk.as_deref().context("the first release has no disk image")?;
+    let disk = lab.disk("bench", image, "version = 1\nname = \"bench\"\n")?;
+    let begun = Instant::now();
+    let options = NodeOptions { screen: true, ..NodeOptions::default() };
+    let node = lab.start_on("bench", disk, options)?;
+    let picture = lab.dir().join("screen.ppm");
+    let code = loop {
+        // Before there is a screen there is nothing to look at.
+        if let Ok(Some(code)) = screen::look(&node.vm, &picture) {
+            break code;
+        }
+        ensure!(begun.elapsed() < PATIENCE, "no code on the screen: {}", node.tail());
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let shown = begun.elapsed();
+    let begun = Instant::now();
+    lab.owner.run(&["--node", &node.address, "pair", &code, "--name", "kitchen"])?;
+    let paired = begun.elapsed();
+    while node.status().is_err() {
+        ensure!(begun.elapsed() < PATIENCE, "the node does not answer its owner: {}", node.tail());
+    }
+    let obeys = begun.elapsed();
+    let figure = |what: &str, took: Duration| Figure::new(what, took.as_secs_f64(), "s", Some(bare));
+    Ok(vec![
+        figure("power on to a code on the screen", shown),
+        figure("code read to paired", paired),
+        figure("code read to the owner's first order", obeys),
     ])
 }
 
@@ -202,14 +242,25 @@ mod bare {
     /// Seconds from kernel start to the first line of an init that only prints and powers off, booted through the same firmware,
     /// boot loader and stub as the image.
     pub fn kernel_to_init(tree: &Tree) -> Result<f64> {
+        boot(tree).map(|(kernel, _)| kernel)
+    }
+
+    /// Seconds from power on to that line, by this machine's clock.
+    pub fn power_on_to_init(tree: &Tree) -> Result<f64> {
+        boot(tree).map(|(_, all)| all)
+    }
+
+    fn boot(tree: &Tree) -> Result<(f64, f64)> {
         let disk = images::bare(tree)?;
-        let vm = Vm::builder("bare").disk(&disk).uefi().no_reboot().start()?;
         let begun = Instant::now();
+        let vm = Vm::builder("bare").disk(&disk).uefi().no_reboot().start()?;
         let line = vm
             .serial()
             .wait_for(WORD, Duration::from_secs(180))
             .with_context(|| format!("after {} s: {}", begun.elapsed().as_secs(), vm.serial().tail()))?;
+        let all = begun.elapsed().as_secs_f64();
         let seconds = line.rsplit_once(WORD).and_then(|(_, s)| s.split_whitespace().next());
-        seconds.and_then(|s| s.parse().ok()).context("the bare init printed no time")
+        let kernel = seconds.and_then(|s| s.parse().ok()).context("the bare init printed no time")?;
+        Ok((kernel, all))
     }
 }

@@ -84,12 +84,18 @@ fn programs(tree: &Tree) -> Result<Vec<PathBuf>> {
     Ok(tests.filter_map(|m| m["executable"].as_str().map(PathBuf::from)).collect())
 }
 
+/// Without those that are only for when they are named.
 fn list(program: &Path) -> Result<Vec<Test>> {
-    let output = Command::new(program).args(["--list", "--format", "terse"]).output();
+    let ignored = names(program, &["--ignored"])?;
+    let all = names(program, &[])?.into_iter().filter(|name| !ignored.contains(name));
+    Ok(all.map(|name| Test { program: program.to_path_buf(), name }).collect())
+}
+
+fn names(program: &Path, more: &[&str]) -> Result<Vec<String>> {
+    let output = Command::new(program).args(["--list", "--format", "terse"]).args(more).output();
     let output = output.with_context(|| format!("cannot run {}", program.display()))?;
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
-    let names = lines.lines().filter_map(|l| l.strip_suffix(": test"));
-    Ok(names.map(|name| Test { program: program.to_path_buf(), name: name.into() }).collect())
+    Ok(lines.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
 }
 
 impl Test {

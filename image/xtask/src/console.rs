@@ -7,8 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::Tree;
+use qemu_lab::Releases;
+
 use crate::host::{self, TARGET};
+use crate::{Tree, images};
 
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
 /// Where they are in the root.
@@ -118,6 +120,24 @@ pub fn test(tree: &Tree, only: Option<&str>) -> Result<()> {
             .env("MACULA_PICTURES", tree.out().join("console-pictures"));
         ensure!(test.status()?.success(), "the console's test failed");
     }
+    phone(tree, only, &drivers)
+}
+
+/// A phone before a booted image: a browser that knows what is on the screen.
+fn phone(tree: &Tree, only: Option<&str>, drivers: &Path) -> Result<()> {
+    host::prepare(host::Need::Test)?;
+    let releases = tree.out().join("releases.json");
+    images::test_releases(tree)?.save(&releases)?;
+    let (variable, releases) = Releases::variable(&releases);
+    let mut test = host::cargo();
+    test.args(["test", "--release", "--locked", "-p", "tests-boot", "--test", "phone", "--", "--ignored"])
+        .arg("--nocapture")
+        .args(only)
+        .current_dir(&tree.root)
+        .env(variable, releases)
+        .env("NODE_PATH", drivers.join("node_modules"))
+        .env("MACULA_PICTURES", tree.out().join("console-pictures"));
+    ensure!(test.status()?.success(), "the console's test failed");
     Ok(())
 }
 

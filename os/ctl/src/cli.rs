@@ -579,7 +579,7 @@ pub enum Config {
     #[command(after_help = CONFIG_SET_EXAMPLES)]
     Set {
         /// A key such as mesh.port, and TOML or a string without quotes; several pairs are one change
-        #[arg(value_names = ["KEY", "VALUE"], num_args = 2.., required = true, allow_hyphen_values = true)]
+        #[arg(value_names = ["KEY", "VALUE"], num_args = 2.., required = true, allow_negative_numbers = true)]
         settings: Vec<String>,
     },
     /// Remove one value, so that its default holds

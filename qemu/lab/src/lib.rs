@@ -8,6 +8,7 @@ mod hang;
 mod node;
 mod owner;
 mod releases;
+pub mod screen;
 
 pub use node::{Node, NodeOptions, OnLine};
 pub use owner::Owner;

@@ -36,6 +36,8 @@ pub struct NodeOptions {
     pub clock_off_s: i64,
     /// With a screen, for [`Vm::screendump`].
     pub screen: bool,
+    /// A port of this host through which a browser gets to its console.
+    pub web: Option<u16>,
 }
 
 /// A running (or cut off) machine.
@@ -67,6 +69,9 @@ impl<'lab> Node<'lab> {
         }
         if options.screen {
             builder = builder.screen();
+        }
+        if let Some(port) = options.web {
+            builder = builder.forward_tcp(port, MESH_PORT);
         }
         if let Some(folder) = options.tpm {
             builder = builder.tpm(folder);

@@ -141,6 +141,11 @@ fn network(builder: &Builder, connections: &Connections<'_>, arguments: &mut Arg
         let mac = lan.switch.mac(lan.port);
         arguments.add("-device", format!("virtio-net-pci,netdev=lan{index},mac={mac},romfile="));
     }
+    if let Some((host, guest)) = builder.web {
+        let forward = format!("hostfwd=tcp:127.0.0.1:{host}-:{guest}");
+        arguments.add("-netdev", format!("user,id=web,restrict=on,ipv6=off,{forward}"));
+        arguments.add("-device", "virtio-net-pci,netdev=web,romfile=");
+    }
 }
 
 fn consoles(builder: &Builder, connections: &Connections<'_>, arguments: &mut Arguments) {
@@ -195,6 +200,7 @@ mod tests {
             .cache(Cache::Unsafe)
             .lan(&switch)
             .forward_udp(4433)
+            .forward_tcp(5000, 443)
             .watchdog();
         let lans = [switch.plug(builder.lans[0].port).unwrap()];
         let connections = Connections {
@@ -211,6 +217,7 @@ mod tests {
              log-append=off,log-super-update-interval=1,discard=unmap,cache.direct=off,cache.no-flush=off",
             "virtio-blk-pci,drive=logged0,bootindex=1",
             &format!("addr.type=fd,addr.str={}", lans[0].as_raw_fd()),
+            "user,id=web,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:5000-:443",
             "-device i6300esb -action watchdog=reset",
             "-serial mon:stdio",
         ] {

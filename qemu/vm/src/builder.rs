@@ -33,6 +33,8 @@ pub struct Builder {
     pub(crate) lans: Vec<Lan>,
     /// The guest's UDP ports that the host reaches.
     pub(crate) forwards: Vec<u16>,
+    /// Host port and guest port.
+    pub(crate) web: Option<(u16, u16)>,
     pub(crate) watchdog: bool,
     /// The folder that is its memory.
     pub(crate) tpm: Mutex<Option<PathBuf>>,
@@ -79,6 +81,7 @@ impl Builder {
             kernel: None,
             lans: Vec::new(),
             forwards: Vec::new(),
+            web: None,
             watchdog: false,
             tpm: Mutex::new(None),
             clock_off_s: 0,
@@ -163,6 +166,13 @@ impl Builder {
     /// given to [`lan`](Self::lan), or one of its own. The guest must listen on IPv6, too.
     pub fn forward_udp(mut self, guest_port: u16) -> Self {
         self.forwards.push(guest_port);
+        self
+    }
+
+    /// Adds a network card on a network of its own, whose DHCP server gives the guest 10.0.2.15 and no way out. A connection to
+    /// the TCP port `host_port` of 127.0.0.1 ([`free_tcp_port`](crate::free_tcp_port)) gets to its `guest_port` there, as a browser needs it.
+    pub fn forward_tcp(mut self, host_port: u16, guest_port: u16) -> Self {
+        self.web = Some((host_port, guest_port));
         self
     }
 

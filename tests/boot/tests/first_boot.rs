@@ -1,11 +1,10 @@
 //! A new node shows a code on its screen; somebody else's QR reader reads it from the picture, and that alone makes the owner.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use qemu_lab::{Node, NodeOptions, wait_until};
+use qemu_lab::{Node, NodeOptions, screen, wait_until};
 use tests_boot::{Bench, say, with_console};
 
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -19,7 +18,8 @@ fn the_code_on_the_screen_makes_an_owner_once() -> Result<()> {
     let node = bench.lab.start("newcomer", bench.image()?, CONFIG, options)?;
     node.wait_ready().with_context(|| node.tail())?;
     let picture = bench.lab.dir().join("screen.ppm");
-    let code = with_console(&node, read_screen(&node, &picture))?;
+    let code = with_console(&node, screen::read_code(&node.vm, &picture, PATIENCE))?;
+    say(&format!("on the screen: {code}"));
     keep(&picture)?;
     with_console(&node, same_on_the_serial_line(&node, &code))?;
     ensure!(node.status().is_err(), "nobody owns it, and somebody has a say");
@@ -41,25 +41,6 @@ fn the_code_on_the_screen_makes_an_owner_once() -> Result<()> {
     node.status().map(drop)
 }
 
-/// What zbar reads on the screen, once there is something to read.
-fn read_screen(node: &Node, picture: &Path) -> Result<String> {
-    let code = wait_until("a QR code on the screen", PATIENCE, || {
-        node.vm.screendump(picture)?;
-        zbar(picture)
-    })?;
-    let begins = code.to_lowercase();
-    ensure!(begins.starts_with("https://") || begins.starts_with("macula:"), "{code}");
-    say(&format!("on the screen: {code}"));
-    Ok(code)
-}
-
-fn zbar(picture: &Path) -> Result<Option<String>> {
-    let output = Command::new("zbarimg").args(["--quiet", "--raw"]).arg(picture).output();
-    let output = output.context("cannot run zbarimg (package zbar-tools)")?;
-    let text = String::from_utf8(output.stdout)?.trim().to_owned();
-    Ok((output.status.success() && !text.is_empty()).then_some(text))
-}
-
 /// In groups of four, to be typed.
 fn same_on_the_serial_line(node: &Node, code: &str) -> Result<()> {
     let line = node.vm.serial().wait_for("Code ", PATIENCE)?;
@@ -71,8 +52,7 @@ fn same_on_the_serial_line(node: &Node, code: &str) -> Result<()> {
 
 fn code_is_gone(node: &Node, picture: &Path) -> Result<()> {
     wait_until("the code to leave the screen", PATIENCE, || {
-        node.vm.screendump(picture)?;
-        Ok(zbar(picture)?.is_none().then_some(()))
+        Ok(screen::look(&node.vm, picture)?.is_none().then_some(()))
     })?;
     say("it is on the screen no more");
     Ok(())
