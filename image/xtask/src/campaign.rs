@@ -61,7 +61,7 @@ fn power_cut(tree: &Tree, options: &PowerCut) -> Result<()> {
         cuts: options.cuts,
         boots: options.boot,
         jobs: options.jobs,
-        until: Operation::Reset,
+        until: Operation::Pair,
         only: options.only.clone(),
         folder: tree.out().join("campaign"),
         e2fsck: e2fsck(tree)?,

@@ -56,18 +56,10 @@ fn listed(tree: &Tree) -> Result<Vec<String>> {
 }
 
 fn prepare() -> Result<()> {
-    let there = |arguments: &[&str]| {
-        let quiet = host::cargo().args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        quiet.is_ok_and(|status| status.success())
-    };
+    let nightly = host::cargo().args(["+nightly", "--version"]).stdout(Stdio::null()).status();
     ensure!(
-        there(&["+nightly", "--version"]),
+        nightly.is_ok_and(|status| status.success()),
         "fuzzing wants a nightly compiler; run: rustup toolchain install nightly"
     );
-    if !there(&["+nightly", "fuzz", "--version"]) {
-        eprintln!("installing cargo-fuzz");
-        let done = host::cargo().args(["install", "--locked", "cargo-fuzz"]).status();
-        ensure!(done.is_ok_and(|s| s.success()), "cargo could not install cargo-fuzz");
-    }
-    Ok(())
+    host::cargo_tool("cargo-fuzz", "fuzz")
 }

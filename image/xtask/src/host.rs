@@ -92,6 +92,17 @@ pub fn cargo() -> Command {
     command
 }
 
+/// A cargo subcommand from crates.io, compiled if it is not there.
+pub fn cargo_tool(package: &str, verb: &str) -> Result<()> {
+    let quiet = cargo().args([verb, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if quiet.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    eprintln!("installing {package}");
+    let done = cargo().args(["install", "--locked", package]).status();
+    if done.is_ok_and(|s| s.success()) { Ok(()) } else { bail!("cargo could not install {package}") }
+}
+
 /// rustup adds the target by itself from rust-toolchain.toml, unless that was switched off.
 pub fn rust_target(target: &str) -> Result<()> {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().context("cannot run rustc")?;

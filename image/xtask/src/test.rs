@@ -22,7 +22,7 @@ pub const HOST_CRATES: [&str; 8] = [
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only these parts, in the order of the list: all but `client`, `gateway` and `console` by default.
+    /// Only these parts, in the order of the list. Without any: `lint`, `unit`, `image` and `boot`.
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// Passed on to the test program: a test's name or a part of it.
@@ -49,6 +49,9 @@ enum Part {
     Pairing,
     /// The console in headless Chromium. Only when it is named: it fetches what drives it.
     Console,
+    /// Licences, sources and known faults of every dependency (cargo deny). Only when it is named: it compiles that, and asks
+    /// for the list of faults.
+    Deny,
     /// Mesh processes behind NATs, in network namespaces, as root; when it is named, all pairs of the table in
     /// docs/guides/reaching.md.
     Network,
@@ -57,12 +60,14 @@ enum Part {
 /// Not built here: only their lock files must fit what they are made of.
 const OTHER_WORKSPACES: [&str; 2] = ["tests/macula-client", fuzz::FOLDER];
 
+const ADVISORIES: &str = "https://github.com/rustsec/advisory-db";
+
 /// Other people's HTTP/3, from PyPI.
 const AIOQUIC: &str = "aioquic==1.7.2";
 
 pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     host::prepare(Need::Test)?;
-    let named = [Part::Pairing, Part::Client, Part::Gateway, Part::Console, Part::Network];
+    let named = [Part::Pairing, Part::Client, Part::Gateway, Part::Console, Part::Deny, Part::Network];
     let wanted = |part| options.parts.contains(&part) || (options.parts.is_empty() && !named.contains(&part));
     if wanted(Part::Lint) {
         cargo(tree, &["fmt", "--all", "--check"])?;
@@ -93,6 +98,9 @@ pub fn run(tree: &Tree, options: &Options) -> Result<()> {
     if wanted(Part::Console) {
         console::test(tree, options.only.as_deref())?;
     }
+    if wanted(Part::Deny) {
+        deny(tree)?;
+    }
     if wanted(Part::Network) {
         network(tree, options)?;
     }
@@ -111,6 +119,18 @@ fn gateway(tree: &Tree, options: &Options) -> Result<()> {
     let arguments = [&program[..], &["--test", "it", "--", "--ignored", "--test-threads", "1"]].concat();
     let arguments = [&arguments[..], &[options.only.as_deref().unwrap_or("gateway_clients::")]].concat();
     finish(host::cargo().args(arguments).current_dir(&tree.root).env("MACULA_AIOQUIC", &python))
+}
+
+/// Other workspaces take their own dependencies along; those get into no image.
+fn deny(tree: &Tree) -> Result<()> {
+    host::cargo_tool("cargo-deny", "deny")?;
+    let offline = Command::new("git").args(["ls-remote", "--exit-code", ADVISORIES, "HEAD"]).output();
+    let mut checks = vec!["deny", "--locked", "check", "bans", "licenses", "sources"];
+    match offline.is_ok_and(|output| output.status.success()) {
+        true => checks.push("advisories"),
+        false => eprintln!("{ADVISORIES} is out of reach: known faults are NOT looked for"),
+    }
+    cargo(tree, &checks)
 }
 
 fn finish(command: &mut Command) -> Result<()> {

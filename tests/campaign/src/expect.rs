@@ -68,6 +68,8 @@ fn config(ends: &Ends, booted: &Booted, state: &State, about: &Description) -> O
         (Some(_), _) if [&ends.before.config, &ends.after.config].contains(&&state.config) => None,
         (Some(config), _) => Some(format!("config.toml is neither text ({} bytes)", config.len())),
         (None, None) if ends.after.config.is_none() => None,
+        // Nobody's node has none until it is paired.
+        (None, None) if ends.operation == Operation::Pair && ends.before.config.is_none() => None,
         (None, _) if ends.before.config.is_some() => Some("config.toml is gone".into()),
         (None, Some(provision)) if provision == about.config.as_bytes() => None,
         (None, Some(_)) => Some("macula.toml on the ESP is damaged and there is no config.toml yet".into()),
@@ -111,7 +113,11 @@ fn fits(operation: Operation, booted: &Booted, next: &Next) -> bool {
     let new = booted.entry.seq == 2;
     match (operation, next) {
         (
-            Operation::FirstBoot | Operation::Rollback | Operation::ConfigSet | Operation::Reset,
+            Operation::FirstBoot
+            | Operation::Rollback
+            | Operation::ConfigSet
+            | Operation::Reset
+            | Operation::Pair,
             Next::Settled,
         ) => true,
         (Operation::Update, Next::Settled | Next::NeverArmed | Next::RebootsIntoTrial) => !new,
@@ -224,6 +230,18 @@ mod tests {
         assert!(!check(Key::Whole("n".into()), "").is_empty());
         assert!(!check(Key::Absent, "config").is_empty());
         assert!(!check(Key::Whole("other".into()), "").is_empty());
+    }
+
+    #[test]
+    fn a_pairing_leaves_a_node_without_owner_or_with_the_new_one() {
+        let (before, after) = (state(Key::Whole("new".into()), ""), state(Key::Whole("new".into()), "owned"));
+        let ends = Ends { operation: Operation::Pair, before, after };
+        let check = |config: &str| {
+            let state = state(Key::Whole("new".into()), config);
+            findings(&ends, 60, &running("macula-000001.efi", Next::Settled, state), &about())
+        };
+        assert!(check("").is_empty() && check("owned").is_empty());
+        assert!(!check("own").is_empty());
     }
 
     #[test]

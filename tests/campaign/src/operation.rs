@@ -22,15 +22,18 @@ pub enum Operation {
     ConfigSet,
     /// The owner's order, the erasure, and the first boot of the node that comes after.
     Reset,
+    /// Somebody with its code becomes the new node's owner.
+    Pair,
 }
 
-pub const OPERATIONS: [Operation; 6] = [
+pub const OPERATIONS: [Operation; 7] = [
     Operation::FirstBoot,
     Operation::Update,
     Operation::Commit,
     Operation::Rollback,
     Operation::ConfigSet,
     Operation::Reset,
+    Operation::Pair,
 ];
 
 impl Operation {
@@ -42,13 +45,14 @@ impl Operation {
             Self::Rollback => "rollback",
             Self::ConfigSet => "config-set",
             Self::Reset => "reset",
+            Self::Pair => "pair",
         }
     }
 
     /// Install sequence numbers that may run after a cut.
     pub fn may_run(self) -> &'static [u32] {
         match self {
-            Self::FirstBoot | Self::ConfigSet | Self::Reset => &[1],
+            Self::FirstBoot | Self::ConfigSet | Self::Reset | Self::Pair => &[1],
             Self::Update | Self::Rollback => &[1, 2],
             Self::Commit => &[2],
         }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::operation::{OPERATIONS, Operation};
 
 /// Of the folder's files and of what [`Recording::make`] does; another one makes old recordings unused.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Large enough to grow into, small enough to check ten thousand times.
 const DISK: u64 = 2 << 30;
 pub(crate) const READY: &str = "all units ready";
@@ -27,6 +27,9 @@ const UPDATE: Duration = Duration::from_secs(600);
 /// An operation is over when the disk has been at rest for so long.
 const REST: Duration = Duration::from_secs(6);
 const REST_MAX: Duration = Duration::from_secs(60);
+/// Before the code that a node without owner shows.
+const CODE: &str = "Code ";
+const CODE_LENGTH: usize = "7K3M-9QXT-2FAB".len();
 /// What init says first of the release on trial.
 const TRIAL_BEGINS: &str = "slot B (macula-000002";
 
@@ -156,7 +159,7 @@ fn live(tape: &mut Tape, lab: &Lab, releases: &Releases, until: Operation) -> Re
     tape.rests(Operation::FirstBoot)?;
     if until > Operation::FirstBoot {
         let _holder = update(tape, lab, releases)?;
-        later(tape, releases, until)?;
+        later(tape, lab, releases, until)?;
     }
     Ok((id, node_seen))
 }
@@ -172,7 +175,7 @@ fn update<'lab>(tape: &mut Tape, lab: &'lab Lab, releases: &Releases) -> Result<
     Ok(holder)
 }
 
-fn later(tape: &mut Tape, releases: &Releases, until: Operation) -> Result<()> {
+fn later(tape: &mut Tape, lab: &Lab, releases: &Releases, until: Operation) -> Result<()> {
     let (node, version) = (tape.node, releases.second.version.as_str());
     for operation in OPERATIONS.into_iter().filter(|o| (Operation::Commit..=until).contains(o)) {
         match operation {
@@ -192,6 +195,14 @@ fn later(tape: &mut Tape, releases: &Releases, until: Operation) -> Result<()> {
                 // Nobody owns it then, so only its console speaks.
                 node.vm.serial().wait_for_after(mark, "first boot: disk", UPDATE)?;
                 node.vm.serial().wait_for_after(mark, READY, UPDATE)?;
+            }
+            Operation::Pair => {
+                node.vm.serial().wait_for(CODE, UPDATE)?;
+                let said = node.vm.serial().contents();
+                let (_, code) = said.rsplit_once(CODE).context("the node shows no code")?;
+                let code: String = code.chars().take(CODE_LENGTH).collect();
+                lab.owner.run(&["--node", &node.address, "pair", &code, "--name", "recorded"])?;
+                node.wait_answer()?;
             }
         }
         tape.rests(operation)?;

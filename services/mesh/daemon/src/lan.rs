@@ -12,6 +12,8 @@ use os_identity::NodeId;
 use crate::links::Links;
 
 const SERVICE: &str = "_macula._udp.local.";
+/// The console, for browsers and whatever lists such things. Its host is the node's own name.
+const CONSOLE: &str = "_https._tcp.local.";
 /// TXT key of the node id.
 const ID: &str = "id";
 /// TXT key of the node's name.
@@ -22,16 +24,16 @@ const PAIR: &str = "pair";
 const IP_CHECK_S: u32 = 5;
 
 /// Announces this node and tells `links` of every neighbour, for ever.
-pub async fn meet_neighbours(links: Arc<Links>, name: String, port: u16) {
+pub async fn meet_neighbours(links: Arc<Links>, name: String, port: u16, console: bool) {
     loop {
-        if let Err(e) = run(&links, &name, port).await {
+        if let Err(e) = run(&links, &name, port, console).await {
             tracing::warn!("mDNS stopped: {e:#}; starting again in 10 s");
         }
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
 }
 
-async fn run(links: &Arc<Links>, name: &str, port: u16) -> Result<()> {
+async fn run(links: &Arc<Links>, name: &str, port: u16, console: bool) -> Result<()> {
     let daemon = ServiceDaemon::new().context("cannot start mDNS")?;
     daemon.set_ip_check_interval(IP_CHECK_S)?;
     let id = links.me().to_string();
@@ -42,6 +44,11 @@ async fn run(links: &Arc<Links>, name: &str, port: u16) -> Result<()> {
     let properties: Vec<(&str, &str)> = [(ID, id.as_str()), (NAME, name)].into_iter().chain(waits).collect();
     let info = ServiceInfo::new(SERVICE, &instance, &host, (), port, &properties[..])?.enable_addr_auto();
     daemon.register(info)?;
+    // Nodes that nobody has named yet are all called the same.
+    if console && links.owner.is_some() {
+        let (host, path) = (format!("{name}.local."), &[("path", "/")][..]);
+        daemon.register(ServiceInfo::new(CONSOLE, &instance, &host, (), port, path)?.enable_addr_auto())?;
+    }
     let events = daemon.browse(SERVICE)?;
     while let Ok(event) = events.recv_async().await {
         if let ServiceEvent::ServiceResolved(found) = event {

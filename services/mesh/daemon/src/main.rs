@@ -82,7 +82,12 @@ async fn main() -> Result<()> {
         tokio::spawn(gateway::run(links.clone(), config.clone(), port, tcp.clone()));
     }
     if config.mesh.mdns {
-        tokio::spawn(lan::meet_neighbours(links.clone(), config.name.clone(), config.mesh.port));
+        tokio::spawn(lan::meet_neighbours(
+            links.clone(),
+            config.name.clone(),
+            config.mesh.port,
+            config.gateway.enabled,
+        ));
     }
     if config.mesh.relay {
         tokio::spawn(tunnels::take(links.clone(), tcp.clone()));

@@ -60,7 +60,8 @@ async fn serve(links: &Arc<Links>, config: &Config, udp: &Arc<AlpnPort>, tcp: &A
     links.guests.welcome(H3, move |connection| {
         tokio::spawn(serve_quic(quic.clone(), connection));
     });
-    let hosts = [format!("macula-{}.local", links.me().short().to_lowercase()), config.name.clone()];
+    let macula = format!("macula-{}.local", links.me().short().to_lowercase());
+    let hosts = [macula, format!("{}.local", config.name), config.name.clone()];
     loop {
         let certificate = key.certificate(&hosts, now_unix())?;
         let hash = os_certificate::fingerprint(&certificate);
