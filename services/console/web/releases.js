@@ -38,8 +38,7 @@ function whose(app, status) {
   };
   return [
     keys === 0 ? h("p", { class: "note wrong" }, "Nobody's yet: this node takes no release.")
-      : facts([["Channel", follows ? follows.channel : "none: it updates when told to"], ["Publisher", follows && copyable(follows.publisher, `…${follows.publisher.slice(-8)}`)],
-        ["Keys that sign", keys == null ? null : String(keys)]]),
+      : h("p", {}, follows ? `${follows.channel}, of …${follows.publisher.slice(-8)}` : "No channel: it updates when told to.", keys > 1 && ` (${keys} keys sign)`),
     h("form", { on: { submit } },
       h("div", { class: "field" }, h("label", { for: "channel" }, "Channel"),
         h("input", { id: "channel", name: "channel", required: true, autocomplete: "off", spellcheck: "false", placeholder: "stable", pattern: "[a-z0-9-]{1,63}", title: "a-z, 0-9 and -, at most 63" })),

@@ -92,6 +92,14 @@ async function mainPaths(page) {
   await open(page, "content");
   await page.getByText("6.0 MB of 6.0 MB").first().waitFor();
   await open(page, "releases");
+  await page.getByText("this node takes no release").waitFor();
+  await page.getByLabel("Channel").fill("stable");
+  await page.getByLabel("Publisher's id").fill(attic);
+  await page.getByRole("button", { name: "Follow" }).click();
+  await confirmed(page, "Follow");
+  await page.getByText(`stable, of …${attic.slice(-8)}`).waitFor();
+  did("a channel is followed, by one change of the configuration");
+
   await page.getByLabel("MCID of the release's metadata").fill("nonsense");
   await page.getByRole("button", { name: "Install", exact: true }).click();
   await page.getByText("64 hexadecimal digits").waitFor();

@@ -153,6 +153,12 @@ async fn in_a_browser() {
     assert!(status.unwrap().unwrap().success(), "see above; the node was called: {calls:?}");
     let ordered = |what: &str| calls.iter().any(|call| call.starts_with(what));
     assert!(ordered("restart {\"unit\":\"dht\"}") && ordered("rollback") && ordered("install"), "{calls:?}");
+    let followed = calls.iter().find(|call| call.starts_with("config_change")).unwrap();
+    let followed: serde_json::Value = serde_json::from_str(followed.split_once(' ').unwrap().1).unwrap();
+    let attic = attic.id().await.to_string();
+    assert_eq!((&followed["key"], &followed["value"]), (&"update.channel".into(), &"stable".into()));
+    assert_eq!(followed["and"][0], serde_json::json!(["update.publisher", attic]));
+    assert_eq!(followed["and"][1], serde_json::json!(["update.release_keys", format!("[\"{attic}\"]")]));
     assert!(!ordered("poweroff"), "what was not confirmed is not done: {calls:?}");
     drop(cellar);
 }

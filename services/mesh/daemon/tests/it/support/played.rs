@@ -10,8 +10,8 @@ use serde_json::Value;
 use services_api::control::{self, Answer, Call, ok};
 use services_api::mesh;
 use services_api::report::{
-    AuditAnswer, EventReport, FailedReport, InstallReport, LinkReport, LogLine, OsReport, TrialReport,
-    UnitReport,
+    AuditAnswer, ConfigChanged, EventReport, FailedReport, FollowsReport, InstallReport, LinkReport, LogLine,
+    OsReport, TrialReport, UnitReport,
 };
 
 const RELEASE: &str = "mcid1-raw-blake3-dd0d357a727fbcefd00167a1eaf4a59bdd464420df60daadcccf14f2d640339e";
@@ -27,6 +27,7 @@ struct State {
     /// When this unit was restarted.
     restarted: Mutex<Option<(String, Instant)>>,
     installing: Mutex<Option<Instant>>,
+    follows: Mutex<Option<FollowsReport>>,
 }
 
 #[zbus::interface(name = "io.macula.StreamHandler1")]
@@ -62,6 +63,7 @@ impl Update {
             calls,
             restarted: Mutex::default(),
             installing: Mutex::default(),
+            follows: Mutex::default(),
         };
         Self(Arc::new(state))
     }
@@ -93,6 +95,15 @@ impl State {
             "install" => *self.installing.lock().unwrap() = Some(Instant::now()),
             "rollback" => anyhow::bail!("there is no release to go back to: slot B is empty"),
             "refresh" => {}
+            "config_change" => {
+                let and = params["and"].as_array().cloned().unwrap_or_default();
+                let publisher = and.iter().find(|pair| pair[0] == "update.publisher");
+                *self.follows.lock().unwrap() = Some(FollowsReport {
+                    channel: params["value"].as_str().unwrap_or_default().into(),
+                    publisher: publisher.and_then(|pair| pair[1].as_str()).unwrap_or_default().into(),
+                });
+                return ok(&ConfigChanged { effect: "holds at once".into() });
+            }
             _ => return Err(call.unknown()),
         }
         ok(&())
@@ -121,7 +132,8 @@ impl State {
             version: "0.1.0".into(),
             slot: "A".into(),
             seq: 3,
-            release_keys: Some(0),
+            release_keys: Some(self.follows.lock().unwrap().iter().count() as u32),
+            follows: self.follows.lock().unwrap().clone(),
             entries: vec!["macula-000004+2-1.efi".into(), "macula-000003.efi".into()],
             uptime_s: 93_784 + self.started.elapsed().as_secs(),
             trial: Some(TrialReport {
