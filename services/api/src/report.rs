@@ -98,7 +98,7 @@ pub struct FailedReport {
 #[serde(default)]
 pub struct UnitReport {
     pub name: String,
-    /// `starting`, `ready`, `restarting`, `failed`, `stopped`.
+    /// `starting`, `ready`, `restarting`, `failed`, `stopped`, `idle` (starts when it is needed).
     pub state: String,
     pub required: bool,
     pub pid: u32,
