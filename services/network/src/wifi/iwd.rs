@@ -23,6 +23,7 @@ const SEEN_MAX: usize = 256;
 /// iwd's name on the bus.
 const IWD: &str = ":1.1";
 
+const NOTHING_YET: &str = "org.freedesktop.DBus.Error.NotFound";
 const DEVICE: &str = "net.connman.iwd.Device";
 const STATION: &str = "net.connman.iwd.Station";
 const NETWORK: &str = "net.connman.iwd.Network";
@@ -149,8 +150,12 @@ impl Iwd {
 
     /// `None`: iwd has no radio (yet).
     pub async fn radio(&self) -> Result<Option<Radio>> {
-        let objects = ObjectManagerProxy::new(&self.0).await?.get_managed_objects().await;
-        Ok(radio(&objects.context("iwd does not say what it has")?))
+        match ObjectManagerProxy::new(&self.0).await?.get_managed_objects().await {
+            Ok(objects) => Ok(radio(&objects)),
+            // It has its name for a moment already when it has nothing to show yet.
+            Err(zbus::Error::MethodError(name, ..)) if name.as_str() == NOTHING_YET => Ok(None),
+            Err(e) => Err(e).context("iwd does not say what it has"),
+        }
     }
 
     pub async fn switch_on(&self, radio: &Radio) -> Result<()> {

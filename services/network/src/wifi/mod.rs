@@ -84,7 +84,7 @@ impl Wifi {
     async fn talk(&mut self, iwd: &Iwd) -> Result<()> {
         while !iwd.is_gone() {
             let pause = match iwd.radio().await? {
-                None => POLL,
+                None => PAUSE,
                 Some(radio) if radio.is_off() => {
                     iwd.switch_on(&radio).await?;
                     PAUSE
