@@ -4,7 +4,7 @@
 //! replaces the inherited one, a list is added to it. What was written ([`Written`], every key optional) becomes
 //! what is meant ([`Board`], complete and checked) in [`load`]. Unknown keys are refused. Reads files, writes none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ pub struct Board {
     pub fsck_part: String,
     /// Names of the parts that hold what encrypts the state partition, and its libraries. None: it cannot be encrypted.
     pub encryption_parts: Vec<String>,
+    /// Names of the parts that hold iwd, its libraries and the radio rules of countries. None: no Wi-Fi.
+    pub wifi_parts: Vec<String>,
     pub initramfs: ModuleSet,
     pub root: ModuleSet,
 }
@@ -47,6 +49,18 @@ pub struct ModuleSet {
     pub first: Vec<String>,
     /// Those loaded at every boot. Each is also in `modules`.
     pub load_always: Vec<String>,
+    /// What modules do not say of themselves, by their names.
+    pub more: BTreeMap<String, More>,
+}
+
+/// Added to what a module says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct More {
+    /// Modules to load before it: those that the kernel would ask `modprobe` for, of which there is none.
+    pub depends: Vec<String>,
+    /// Devices that ask for it.
+    pub aliases: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -157,6 +171,8 @@ struct Written {
     #[serde(default)]
     encryption: WrittenParts,
     #[serde(default)]
+    wifi: WrittenParts,
+    #[serde(default)]
     initramfs: WrittenModules,
     #[serde(default)]
     root: WrittenModules,
@@ -191,6 +207,8 @@ struct WrittenModules {
     first: Vec<String>,
     #[serde(default)]
     load_always: Vec<String>,
+    #[serde(default)]
+    more: BTreeMap<String, More>,
 }
 
 impl Written {
@@ -208,6 +226,7 @@ impl Written {
             boot: WrittenPart { part: self.boot.part.or(parent.boot.part) },
             fsck: WrittenPart { part: self.fsck.part.or(parent.fsck.part) },
             encryption: WrittenParts { parts: joined(parent.encryption.parts, self.encryption.parts) },
+            wifi: WrittenParts { parts: joined(parent.wifi.parts, self.wifi.parts) },
             initramfs: self.initramfs.over(parent.initramfs),
             root: self.root.over(parent.root),
         }
@@ -231,6 +250,7 @@ impl Written {
             boot_part: self.boot.part.ok_or_else(|| missing("boot.part"))?,
             fsck_part: self.fsck.part.ok_or_else(|| missing("fsck.part"))?,
             encryption_parts: self.encryption.parts,
+            wifi_parts: self.wifi.parts,
             initramfs,
             root,
         })
@@ -243,11 +263,13 @@ impl WrittenModules {
             modules: joined(parent.modules, self.modules),
             first: joined(parent.first, self.first),
             load_always: joined(parent.load_always, self.load_always),
+            more: parent.more.into_iter().chain(self.more).collect(),
         }
     }
 
     fn finish(self) -> Result<ModuleSet, String> {
-        for name in self.modules.iter().chain(&self.first).chain(&self.load_always) {
+        let more = self.more.iter().flat_map(|(name, more)| more.depends.iter().chain([name]));
+        for name in self.modules.iter().chain(&self.first).chain(&self.load_always).chain(more) {
             check_module_name(name)?;
         }
         for (key, names) in [("first", &self.first), ("load_always", &self.load_always)] {
@@ -255,7 +277,8 @@ impl WrittenModules {
                 return Err(format!("`{name}` is in {key} but not in modules"));
             }
         }
-        let set = ModuleSet { modules: self.modules, first: self.first, load_always: self.load_always };
+        let WrittenModules { modules, first, load_always, more } = self;
+        let set = ModuleSet { modules, first, load_always, more };
         let unique: BTreeSet<_> = set.modules.iter().collect();
         if unique.len() != set.modules.len() {
             return Err("a module is listed twice".to_owned());
@@ -336,6 +359,8 @@ mod tests {
             (&FULL.replace("modules = ['erofs']", "modules = []"), "load_always"),
             (&FULL.replace("load_always = ['erofs']", "first = ['i6300esb']"), "first"),
             (&FULL.replace("board = 'b'", "board = 'a b'"), "board"),
+            (&format!("{FULL}[initramfs.more.erofs]\ndepends = ['lib-crc']\n"), "lib-crc"),
+            (&format!("{FULL}[initramfs.more.erofs]\nneeds = ['crc']\n"), "needs"),
             ("inherit = '.'", "circle"),
             ("inherit = '../nowhere'", "nowhere"),
         ] {

@@ -73,6 +73,13 @@ const ENCRYPTION_PROGRAMS: [&str; 3] =
     ["usr/sbin/cryptsetup", "usr/bin/systemd-cryptenroll", "usr/bin/systemd-cryptsetup"];
 const ENCRYPTION_OPENED: [&str; 4] =
     ["libtss2-esys.so.0", "libtss2-mu.so.0", "libtss2-rc.so.0", "libtss2-tcti-device.so.0"];
+/// What joins Wi-Fi networks, and the rules of countries that the kernel's keys are known to have signed: its name in the part, its
+/// name in the root.
+const WIFI_PROGRAMS: [&str; 1] = ["usr/libexec/iwd"];
+const REGULATORY: [(&str, &str); 2] = [
+    ("usr/lib/firmware/regulatory.db-upstream", "lib/firmware/regulatory.db"),
+    ("usr/lib/firmware/regulatory.db.p7s-upstream", "lib/firmware/regulatory.db.p7s"),
+];
 const NAME: &str = "Macula OS";
 const RESCUE_NAME: &str = "Macula OS rescue";
 const RESCUE_FILE: &str = "rescue.efi";
@@ -90,6 +97,8 @@ pub struct ImageSpec {
     pub cache_dir: PathBuf,
     /// Name to file; `init` must be there. See [`programs_in`].
     pub programs: BTreeMap<String, PathBuf>,
+    /// Dynamically linked programs for the root, besides those that the board asks for.
+    pub programs_of_parts: Vec<ProgramOfParts>,
     /// More files for the root, such as unit files, by relative path. Those below `usr/bin` are executable.
     pub overlay: BTreeMap<String, Vec<u8>>,
     /// Whose signature boot loader and UKI get for Secure Boot. Absent: nobody's.
@@ -98,6 +107,15 @@ pub struct ImageSpec {
     pub disk_image: bool,
     /// Where the outputs go. One folder for each board and version.
     pub out_dir: PathBuf,
+}
+
+/// A program of Debian's with the libraries that it needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProgramOfParts {
+    /// Path in its part and in the root, relative.
+    pub program: String,
+    /// The parts to look in for it and its libraries.
+    pub parts: Vec<String>,
 }
 
 /// What a build made. Paths are absolute if `out_dir` was.
@@ -219,7 +237,13 @@ impl ImageSpec {
     fn part_names(&self) -> Vec<&str> {
         let board = &self.board;
         let single = [&board.kernel_part, &board.boot_part, &board.fsck_part];
-        single.into_iter().chain(&board.encryption_parts).map(String::as_str).collect()
+        let lists = [&board.encryption_parts, &board.wifi_parts];
+        let mut names: Vec<&str> =
+            single.into_iter().chain(lists.into_iter().flatten()).map(String::as_str).collect();
+        names.extend(self.programs_of_parts.iter().flat_map(|of| of.parts.iter().map(String::as_str)));
+        let mut seen = std::collections::BTreeSet::new();
+        names.retain(|name| seen.insert(*name));
+        names
     }
 }
 
@@ -236,7 +260,8 @@ impl Build<'_> {
         let parts = parts::unpack(&spec.lock, &spec.part_names(), &spec.cache_dir, self.progress)?;
         let kernel = Kernel::find(&spec.board.kernel_part, parts.root(&spec.board.kernel_part)?)?;
         let mut modules = ModuleTree::open(&kernel.modules)?;
-        let root = self.root(&mut modules)?;
+        let linked = self.linked(&parts)?;
+        let root = self.root(&mut modules, &linked)?;
         let boot = parts.root(&spec.board.boot_part)?;
         let e2fsck = parts.root(&spec.board.fsck_part)?.join(E2FSCK);
         let tools = self.early_tools(&parts, &e2fsck)?;
@@ -244,7 +269,7 @@ impl Build<'_> {
         let stub = boot.join(STUB);
         let uki = self.uki(&kernel, &root, &initrd, &stub)?;
         let rescue = match spec.disk_image {
-            true => Some(self.rescue(&mut modules, &kernel, initrd, &stub)?),
+            true => Some(self.rescue(&mut modules, &linked, (&kernel, &stub), initrd)?),
             false => None,
         };
         let artifacts = self.artifacts(&root, uki.len(), rescue.as_ref().map(Vec::len))?;
@@ -277,7 +302,27 @@ impl Build<'_> {
         programs.map(|(name, path)| (format!("usr/bin/{name}"), path))
     }
 
-    fn root(&self, modules: &mut ModuleTree) -> Result<Root> {
+    /// Other people's programs of the root, with their libraries and data: path, whether it is executable, content.
+    fn linked(&self, parts: &parts::Unpacked) -> Result<BTreeMap<String, (bool, Vec<u8>)>> {
+        let roots = |names: &[String]| names.iter().map(|name| parts.root(name)).collect::<Result<Vec<_>>>();
+        let mut files = BTreeMap::new();
+        let wifi = self.spec.board.wifi_parts.as_slice();
+        if !wifi.is_empty() {
+            let roots = roots(wifi)?;
+            files.extend(linked::collect(&roots, &WIFI_PROGRAMS, &[])?.into_iter().map(executable));
+            for (from, to) in REGULATORY {
+                files.insert(to.to_owned(), (false, read(&linked::find(&roots, &[from])?)?));
+            }
+        }
+        for of in &self.spec.programs_of_parts {
+            files.extend(
+                linked::collect(&roots(&of.parts)?, &[&of.program], &[])?.into_iter().map(executable),
+            );
+        }
+        Ok(files)
+    }
+
+    fn root(&self, modules: &mut ModuleTree, linked: &BTreeMap<String, (bool, Vec<u8>)>) -> Result<Root> {
         let step = self.progress.step("root file system");
         let mut tree = Tree::default();
         tree.bytes("usr/lib/os-release", false, self.root_os_release())?;
@@ -289,6 +334,9 @@ impl Build<'_> {
         tree.bytes(&format!("{MODULES}/modules.toml"), false, selected.toml)?;
         for (name, content) in selected.files {
             tree.bytes(&format!("{MODULES}/{name}"), false, content)?;
+        }
+        for (path, (executable, bytes)) in linked {
+            tree.bytes(path, *executable, bytes.clone())?;
         }
         for (path, bytes) in &self.spec.overlay {
             tree.bytes(path, path.starts_with("usr/bin/"), bytes.clone())?;
@@ -386,9 +434,9 @@ impl Build<'_> {
     fn rescue(
         &self,
         modules: &mut ModuleTree,
-        kernel: &Kernel,
+        linked: &BTreeMap<String, (bool, Vec<u8>)>,
+        (kernel, stub): (&Kernel, &Path),
         mut initrd: Vec<u8>,
-        stub: &Path,
     ) -> Result<Vec<u8>> {
         let step = self.progress.step("rescue system");
         let mut files = vec![("usr/lib/os-release".to_owned(), false, self.root_os_release().into_bytes())];
@@ -399,6 +447,9 @@ impl Build<'_> {
         files.push((format!("usr/{MODULES}/modules.toml"), false, selected.toml.into_bytes()));
         files.extend(
             selected.files.into_iter().map(|(name, bytes)| (format!("usr/{MODULES}/{name}"), false, bytes)),
+        );
+        files.extend(
+            linked.iter().map(|(path, (executable, bytes))| (path.clone(), *executable, bytes.clone())),
         );
         files.extend(
             self.spec
@@ -497,6 +548,10 @@ impl BuiltImage {
             .map(|file| (file.path.clone(), file.size))
             .collect()
     }
+}
+
+fn executable((path, bytes): (String, Vec<u8>)) -> (String, (bool, Vec<u8>)) {
+    (path, (true, bytes))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -47,10 +47,10 @@ pub fn collect(parts: &[&Path], programs: &[&str], opened: &[&str]) -> Result<BT
 }
 
 /// The first of `places` that is a file in one of the parts.
-fn find(parts: &[&Path], places: &[&str]) -> Result<PathBuf> {
+pub fn find(parts: &[&Path], places: &[&str]) -> Result<PathBuf> {
     let all = parts.iter().flat_map(|part| places.iter().map(|place| part.join(place)));
     all.into_iter().find(|path| path.is_file()).ok_or_else(|| {
-        let reason = "is in none of the board's encryption parts; has a library got another name or package?";
+        let reason = "is in none of the board's parts for it; has a library got another name or package?";
         BuildError::Input(format!("{} {reason}", places[0]))
     })
 }

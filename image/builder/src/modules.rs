@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use hardware_schema::ModuleSet;
+use hardware_schema::{ModuleSet, More};
 use object::{Object, ObjectSection};
 use serde::Serialize;
 
@@ -88,7 +88,10 @@ impl ModuleTree {
             if chosen.contains_key(&name) {
                 continue;
             }
-            let (module, content) = self.read(&name, form)?;
+            let (mut module, content) = self.read(&name, form)?;
+            if let Some(more) = set.more.get(&name) {
+                self.add(&mut module, more)?;
+            }
             waiting.extend(module.depends.iter().cloned());
             contents.push((module.file.clone(), content));
             chosen.insert(name, module);
@@ -129,6 +132,25 @@ impl ModuleTree {
         };
         let depends = depends.into_iter().collect();
         Ok((Module { name: name.to_owned(), file, depends, aliases: info.aliases }, content))
+    }
+
+    /// What the board says of a module beyond what it says of itself.
+    fn add(&self, module: &mut Module, more: &More) -> Result<()> {
+        for wanted in &more.depends {
+            match (self.files.contains_key(wanted), self.built_in.contains(wanted)) {
+                (true, _) => module.depends.push(wanted.clone()),
+                (false, true) => {}
+                (false, false) => {
+                    return Err(unknown(wanted, &format!("the board wants it with `{}`", module.name)));
+                }
+            }
+        }
+        module.aliases.extend(more.aliases.iter().cloned());
+        for list in [&mut module.depends, &mut module.aliases] {
+            list.sort();
+            list.dedup();
+        }
+        Ok(())
     }
 
     /// A soft dependency may be a name or an alias, and may lead nowhere.
@@ -297,6 +319,7 @@ mod tests {
             modules: vec![name.into()],
             first: Vec::new(),
             load_always: vec![name.into()],
+            more: BTreeMap::new(),
         };
         let built_in = tree.select(&set("fat"), Form::Unpacked).unwrap();
         assert_eq!(

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use fetch::fetch;
 pub use mirror::debian_mirror;
-pub use update::{Change, update};
+pub use update::{Change, add, update};
 
 use crate::error::{At, BuildError, Result};
 use crate::progress::Progress;
@@ -73,6 +73,7 @@ impl Lock {
 
     pub fn write(&self, path: &Path) -> Result<()> {
         let failed = |reason: String| BuildError::Lock { path: path.to_path_buf(), reason };
+        self.check().map_err(failed)?;
         let body = toml::to_string(self).map_err(|error| failed(error.to_string()))?;
         let head = "# Packages that images are built from. Written by `cargo xtask parts update`; commit the result.\n\n";
         let temporary = path.with_extension("tmp");

@@ -70,6 +70,9 @@ pub fn inputs(spec: &ImageSpec) -> Result<String> {
     for (name, path) in &spec.programs {
         add(name, &std::fs::read(path).at("read", path)?);
     }
+    for of in &spec.programs_of_parts {
+        add("program of parts", &serde_json::to_vec(of).map_err(json)?);
+    }
     for (path, bytes) in &spec.overlay {
         add(path, bytes);
     }

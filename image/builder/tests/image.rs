@@ -402,6 +402,7 @@ fn spec(inputs: &Path, out: &Path) -> ImageSpec {
         lock: Lock::read(&tree.join("image/parts.lock.toml")).unwrap(),
         cache_dir: tree.join(image_builder::CACHE_DIR),
         programs: image_builder::programs_in(inputs).unwrap(),
+        programs_of_parts: Vec::new(),
         overlay: BTreeMap::from([("etc/from-overlay".to_owned(), b"overlay".to_vec())]),
         secure_boot: None,
         disk_image: true,

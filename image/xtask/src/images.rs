@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use image_builder::secure_boot::{self, Keys};
-use image_builder::{BuiltImage, ImageSpec, Progress, programs_in};
+use image_builder::{BuiltImage, ImageSpec, ProgramOfParts, Progress, programs_in};
 use init_plan::unit::Unit;
 use qemu_lab::{ReleaseFiles, Releases};
 
@@ -22,8 +22,26 @@ const FAULTY: &str = "0.1.9";
 /// Where unit files are in the root.
 const UNITS: &str = "usr/lib/macula/units";
 /// The services of the image, each with a `unit.toml` in its folder.
-const SERVICES: [&str; 9] =
-    ["identity", "network", "mesh", "dht", "content", "update", "reconciler", "pairing", "console"];
+const SERVICES: [&str; 10] =
+    ["identity", "network", "wifi", "mesh", "dht", "content", "update", "reconciler", "pairing", "console"];
+/// Two radios that hear each other, and an access point on the second, in the image that obeys orders: the machine asks for the
+/// radios by a device of QEMU's that is good for nothing else, and its init starts the access point once they are there.
+const RADIOS: &str = "mac80211_hwsim";
+const RADIOS_DEVICE: &str = "pci:v00001B36d00000005sv*";
+const ACCESS_POINT: &str = "usr/sbin/hostapd";
+const ACCESS_POINT_PARTS: [&str; 8] = [
+    "hostapd",
+    "libnl-3-200",
+    "libnl-genl-3-200",
+    "libnl-route-3-200",
+    "libssl3t64",
+    "libc6",
+    "libzstd1",
+    "zlib1g",
+];
+const ACCESS_POINT_SETTINGS: &str = "usr/lib/macula/access-point.conf";
+const ACCESS_POINT_TEXT: &str = "interface=wlan1\ndriver=nl80211\nssid=attic & roof\nhw_mode=g\nchannel=1\nwpa=2\n\
+    wpa_key_mgmt=WPA-PSK\nrsn_pairwise=CCMP\nwpa_passphrase=correct horse\n";
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -43,6 +61,10 @@ pub struct Options {
 }
 
 pub fn command(tree: &Tree, options: &Options) -> Result<()> {
+    if std::env::var_os("ONLY_FAULTY").is_some() {
+        println!("{:?}", build_faulty(tree)?.disk);
+        return Ok(());
+    }
     host::prepare(if options.secure_boot_key.is_some() { Need::Sign } else { Need::Build })?;
     let wanted = Wanted {
         board: &options.board,
@@ -118,12 +140,30 @@ fn build_deaf(tree: &Tree) -> Result<BuiltImage> {
     build(tree, &Wanted { programs: SECOND, ..Wanted::release(DEAF, false) }, units)
 }
 
-/// The first release, except that its init hangs, panics and exits by order, and that there is an app in it.
+/// The first release, except that its init hangs, panics and exits by order, that there is an app in it, and radios if the machine
+/// wants them.
 fn build_faulty(tree: &Tree) -> Result<BuiltImage> {
     let folder = binaries::build_faulty(tree, FIRST)?;
     let mut overlay = units(tree)?;
     add_app(&mut overlay, &tree.root.join("services/app/examples/hello/unit.toml"), &folder)?;
-    build_programs(tree, &Wanted::release(FAULTY, true), programs_in(&folder)?, overlay)
+    let mut spec = spec(tree, &Wanted::release(FAULTY, true), programs_in(&folder)?, overlay)?;
+    add_radios(&mut spec)?;
+    Ok(image_builder::build(&spec, &Progress::stderr())?)
+}
+
+/// One radio is the node's, the other one the access point's.
+fn add_radios(spec: &mut ImageSpec) -> Result<()> {
+    spec.board.root.modules.push(RADIOS.into());
+    spec.board.root.more.entry(RADIOS.into()).or_default().aliases.push(RADIOS_DEVICE.into());
+    let parts = ACCESS_POINT_PARTS.map(str::to_owned).to_vec();
+    spec.programs_of_parts.push(ProgramOfParts { program: ACCESS_POINT.into(), parts });
+    spec.overlay.insert(ACCESS_POINT_SETTINGS.into(), ACCESS_POINT_TEXT.into());
+    let unit = spec.overlay.get_mut(&format!("{UNITS}/wifi.toml")).context("there is no wifi unit")?;
+    let text = String::from_utf8(std::mem::take(unit))?;
+    let (all, one) = ("[\"/usr/libexec/iwd\"]", "[\"/usr/libexec/iwd\", \"--nointerfaces\", \"wlan1\"]");
+    anyhow::ensure!(text.contains(all), "wifi's unit file no longer says {all}");
+    *unit = text.replace(all, one).into_bytes();
+    Ok(())
 }
 
 /// An app's unit, and its program out of a folder.
@@ -181,19 +221,29 @@ fn build_programs(
     programs: BTreeMap<String, PathBuf>,
     overlay: BTreeMap<String, Vec<u8>>,
 ) -> Result<BuiltImage> {
+    let spec = spec(tree, wanted, programs, overlay)?;
+    Ok(image_builder::build(&spec, &Progress::stderr())?)
+}
+
+fn spec(
+    tree: &Tree,
+    wanted: &Wanted,
+    programs: BTreeMap<String, PathBuf>,
+    overlay: BTreeMap<String, Vec<u8>>,
+) -> Result<ImageSpec> {
     let board = hardware_schema::find(&tree.root.join("hardware"), wanted.board)?;
-    let spec = ImageSpec {
+    Ok(ImageSpec {
         version: wanted.version.to_string(),
         lock: tree.lock()?,
         cache_dir: tree.cache(),
         programs,
+        programs_of_parts: Vec::new(),
         overlay,
         secure_boot: wanted.secure_boot.map(Keys::open).transpose()?,
         disk_image: wanted.disk_image,
         out_dir: tree.out().join("images").join(&board.board).join(wanted.folder),
         board,
-    };
-    Ok(image_builder::build(&spec, &Progress::stderr())?)
+    })
 }
 
 /// The services' unit files and the console, as files of the root.

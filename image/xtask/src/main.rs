@@ -77,6 +77,13 @@ enum KeyVerb {
 enum PartsVerb {
     /// Look up the newest version of each package in its suite and write the lock file.
     Update,
+    /// Add packages as they are now; all others stay as they are.
+    Add {
+        #[arg(long, default_value = "trixie")]
+        suite: String,
+        #[arg(required = true)]
+        package: Vec<String>,
+    },
 }
 
 fn main() {
@@ -100,6 +107,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         }
         Verb::Campaign { campaign } => campaign::run(&tree, &campaign),
         Verb::Parts { verb: PartsVerb::Update } => update_parts(&tree),
+        Verb::Parts { verb: PartsVerb::Add { suite, package } } => add_parts(&tree, &suite, &package),
         Verb::Clean { all } => clean(&tree, all),
     }
 }
@@ -142,6 +150,14 @@ fn update_parts(tree: &Tree) -> Result<()> {
         println!("{}: {} -> {}", change.part, change.from, change.to);
     }
     println!("{} parts changed; build and boot an image before you commit the lock file", changes.len());
+    Ok(())
+}
+
+fn add_parts(tree: &Tree, suite: &str, packages: &[String]) -> Result<()> {
+    let progress = image_builder::Progress::stderr();
+    let added = image_builder::parts::add(&tree.lock_file(), &tree.cache(), (suite, packages), &progress)?;
+    added.iter().for_each(|part| println!("{} {}", part.name, part.version));
+    println!("see that the archive has had them since the lock file's `snapshot`, or update all parts");
     Ok(())
 }
 

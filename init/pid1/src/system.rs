@@ -117,6 +117,8 @@ fn load_drivers(node: &mut Node) {
     }
     node.drivers.plug_always();
     node.drivers.coldplug();
+    #[cfg(feature = "fault-injection")]
+    crate::fault::play_access_point();
     node.watchdog.arm();
     if !node.watchdog.is_armed() {
         say("no hardware watchdog: a hang will need somebody's hand");

@@ -23,7 +23,7 @@ pub const CGROUP: &str = "/sys/fs/cgroup/macula";
 pub const EFIVARS: &str = "/sys/firmware/efi/efivars";
 
 /// uid = gid of each service, as in `docs/ARCHITECTURE.md`.
-pub const SERVICES: [(&str, u32); 9] = [
+pub const SERVICES: [(&str, u32); 11] = [
     ("identity", 101),
     ("mesh", 102),
     ("dht", 103),
@@ -33,6 +33,8 @@ pub const SERVICES: [(&str, u32); 9] = [
     ("network", 107),
     ("console", 108),
     ("check", 109),
+    ("pairing", 110),
+    ("wifi", 111),
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]

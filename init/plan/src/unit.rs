@@ -53,6 +53,9 @@ struct UnitSection {
     /// Absent: the node is judged without it.
     #[serde(default)]
     required: bool,
+    /// Absent: starts with the node.
+    #[serde(default)]
+    on_demand: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,6 +74,9 @@ struct ServiceSection {
     /// Absent: standard input is empty, standard output goes to the log.
     #[serde(default)]
     console: bool,
+    /// Absent: it is one of ours.
+    #[serde(default)]
+    foreign: bool,
     #[serde(default = "default_ready_timeout_s")]
     ready_timeout_s: u64,
     /// Absent or 0: not watched.
@@ -119,6 +125,9 @@ struct SandboxSection {
     /// Absent: no `/tmp`.
     #[serde(default)]
     tmp: bool,
+    /// Absent: no radios.
+    #[serde(default)]
+    radio: bool,
 }
 
 /// What is meant: one service, checked.
@@ -130,6 +139,8 @@ pub struct Unit {
     pub after: Vec<String>,
     /// The node counts as up only while this unit is ready.
     pub required: bool,
+    /// Starts when another service asks for it, and then stays.
+    pub on_demand: bool,
     /// Absolute path of the program, then its arguments.
     pub exec: Vec<String>,
     /// User id, and group id too.
@@ -141,6 +152,8 @@ pub struct Unit {
     pub state_dir: bool,
     /// Standard input and output are the console's.
     pub console: bool,
+    /// Dynamically linked, and never says that it is ready: so it is from its start on.
+    pub foreign: bool,
     /// How long after its start it may take until `READY=1`.
     pub ready_timeout: Duration,
     /// Longest silence between two `WATCHDOG=1`; `None` when not watched.
@@ -176,6 +189,8 @@ pub struct Sandbox {
     pub devices: Vec<Device>,
     /// Gets a private directory and `TMPDIR` pointing at it.
     pub tmp: bool,
+    /// May switch radios off and on (`/dev/rfkill`) and have the kernel encrypt (`AF_ALG`): what Wi-Fi needs.
+    pub radio: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -315,17 +330,25 @@ impl UnitFile {
         check_range("service.ready_timeout_s", service.ready_timeout_s, 1, 600)?;
         check_range("service.stop_timeout_s", service.stop_timeout_s, 1, 60)?;
         check_range("service.watchdog_s", service.watchdog_s, 0, 3600)?;
+        if unit.required && unit.on_demand {
+            return Err(field("unit.on_demand", "a required unit starts with the node"));
+        }
+        if service.foreign && service.watchdog_s > 0 {
+            return Err(field("service.watchdog_s", "a foreign program does not say that it is alive"));
+        }
         Ok(Unit {
             name: unit.name,
             description: unit.description,
             after: unit.after,
             required: unit.required,
+            on_demand: unit.on_demand,
             exec: service.exec,
             uid: service.uid,
             groups: service.groups,
             socket: service.socket,
             state_dir: service.state_dir,
             console: service.console,
+            foreign: service.foreign,
             ready_timeout: Duration::from_secs(service.ready_timeout_s),
             watchdog: (service.watchdog_s > 0).then(|| Duration::from_secs(service.watchdog_s)),
             stop_timeout: Duration::from_secs(service.stop_timeout_s),
@@ -357,8 +380,11 @@ impl SandboxSection {
         check_paths("sandbox.write", &self.write)?;
         let capabilities = parse_capabilities(&self.capabilities, self.network)?;
         let devices = parse_devices(&self.devices)?;
-        let (network, tmp) = (self.network, self.tmp);
-        Ok(Sandbox { network, capabilities, read: self.read, write: self.write, devices, tmp })
+        let (network, tmp, radio) = (self.network, self.tmp, self.radio);
+        if radio && network == Network::None {
+            return Err(field("sandbox.radio", "is of no use with network = \"none\""));
+        }
+        Ok(Sandbox { network, capabilities, read: self.read, write: self.write, devices, tmp, radio })
     }
 }
 
@@ -421,6 +447,9 @@ fn check_app(
         ("unit.required", unit.required),
         ("service.groups", !service.groups.is_empty()),
         ("service.console", service.console),
+        ("service.foreign", service.foreign),
+        ("unit.on_demand", unit.on_demand),
+        ("sandbox.radio", sandbox.radio),
         ("sandbox.capabilities", !sandbox.capabilities.is_empty()),
         ("sandbox.read", !sandbox.read.is_empty()),
         ("sandbox.write", !sandbox.write.is_empty()),

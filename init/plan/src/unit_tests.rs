@@ -134,12 +134,12 @@ fn every_service_of_the_system_has_a_good_unit() {
         let unit = Unit::parse(&name, &text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         units.insert(name, unit);
     }
-    assert_eq!(units.len(), 9, "{:?}", units.keys());
+    assert_eq!(units.len(), 10, "{:?}", units.keys());
     let dispensable: Vec<&str> = units.values().filter(|u| !u.required).map(|u| u.name.as_str()).collect();
-    assert_eq!(dispensable, ["console", "pairing"], "a node does without these");
+    assert_eq!(dispensable, ["console", "pairing", "wifi"], "a node does without these");
     let on_the_network: Vec<&str> =
         units.values().filter(|u| u.sandbox.network == Network::Host).map(|u| u.name.as_str()).collect();
-    assert_eq!(on_the_network, ["mesh", "network"]);
+    assert_eq!(on_the_network, ["mesh", "network", "wifi"]);
     let uids: BTreeSet<u32> = units.values().map(|u| u.uid).collect();
     assert_eq!(uids.len(), units.len(), "each service has a uid of its own");
     let order = crate::unit_order::start_order(&crate::unit_order::graph(units.values())).unwrap();
@@ -176,6 +176,8 @@ fn an_app_gets_what_it_lists_and_nothing_of_the_systems() {
         ("after =", "required = true\nafter =", "unit.required: is not for an app"),
         ("uid =", "groups = [106]\nuid =", "service.groups: is not for an app"),
         ("uid =", "console = true\nuid =", "service.console: is not for an app"),
+        ("uid =", "foreign = true\nuid =", "service.foreign: is not for an app"),
+        ("after =", "on_demand = true\nafter =", "unit.on_demand: is not for an app"),
         ("network =", "read = [\"/state/identity\"]\nnetwork =", "sandbox.read: is not for an app"),
         ("network =", "devices = [\"esp:r\"]\nnetwork =", "sandbox.devices: is not for an app"),
         (

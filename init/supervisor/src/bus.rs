@@ -11,7 +11,7 @@ use init_plan::unit::SUPERVISOR;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 use os_durable::Form;
-use services_api::bus::{failed, not_for_the_console, uid};
+use services_api::bus::{failed, uid};
 use services_api::report::{CheckReport, ProbeResult, UnitReport};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -24,7 +24,7 @@ use crate::supervise::Event;
 
 const PATH: &str = "/io/macula/Supervisor";
 /// Root is always allowed.
-const ALLOWED: [u32; 2] = [uid::UPDATE, uid::CONSOLE];
+const ALLOWED: [u32; 3] = [uid::UPDATE, uid::CONSOLE, uid::NETWORK];
 /// In the state folder.
 const CONFIG: &str = "config.toml";
 const CONFIG_MAX: usize = 64 * 1024;
@@ -48,6 +48,10 @@ pub enum Command {
         reply: Reply<()>,
     },
     Restart {
+        unit: String,
+        reply: Reply<()>,
+    },
+    Start {
         unit: String,
         reply: Reply<()>,
     },
@@ -87,6 +91,20 @@ pub async fn serve(paths: &Paths, events: mpsc::Sender<Event>, logs: Arc<Mutex<L
     .await
 }
 
+/// `network` may have a unit started, and nothing else.
+fn may_look(client: u32) -> fdo::Result<()> {
+    match client {
+        uid::NETWORK => Err(fdo::Error::AccessDenied(format!("uid {client} may not see this"))),
+        _ => Ok(()),
+    }
+}
+
+/// The console only looks.
+fn may_order(client: u32) -> fdo::Result<()> {
+    services_api::bus::not_for_the_console(client)?;
+    may_look(client)
+}
+
 /// For what only the owner may order: `update` speaks for it.
 fn only_for_update(client: u32) -> fdo::Result<()> {
     match client {
@@ -117,21 +135,29 @@ impl Supervisor {
 #[zbus::interface(name = "io.macula.Supervisor1")]
 impl Supervisor {
     async fn units(&self) -> fdo::Result<String> {
+        may_look(self.uid)?;
         let units = self.ask(Command::Units).await?;
         serde_json::to_string(&units).map_err(failed)
     }
 
     async fn kill(&self, unit: String, signal: i32) -> fdo::Result<()> {
-        not_for_the_console(self.uid)?;
+        may_order(self.uid)?;
         self.ask(|reply| Command::Kill { unit, signal, reply }).await
     }
 
     async fn restart(&self, unit: String) -> fdo::Result<()> {
-        not_for_the_console(self.uid)?;
+        may_order(self.uid)?;
         self.ask(|reply| Command::Restart { unit, reply }).await
     }
 
+    /// The one order of `network`: for the unit that joins Wi-Fi networks.
+    async fn start(&self, unit: String) -> fdo::Result<()> {
+        services_api::bus::not_for_the_console(self.uid)?;
+        self.ask(|reply| Command::Start { unit, reply }).await
+    }
+
     fn logs(&self, unit: &str, max_lines: u32) -> fdo::Result<String> {
+        may_look(self.uid)?;
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = logs.last(unit, max_lines.min(LINES_MAX) as usize);
         serde_json::to_string(&lines).map_err(failed)
@@ -145,6 +171,7 @@ impl Supervisor {
         max_lines: u32,
         wait_ms: u32,
     ) -> fdo::Result<String> {
+        may_look(self.uid)?;
         let waiter = self.waiters.try_acquire();
         let wait = if waiter.is_ok() { Duration::from_millis(wait_ms.into()) } else { Duration::ZERO };
         let deadline = Instant::now() + wait.min(LOG_WAIT_MAX);
@@ -163,30 +190,30 @@ impl Supervisor {
     }
 
     async fn probe(&self, unit: String) -> fdo::Result<String> {
-        not_for_the_console(self.uid)?;
+        may_order(self.uid)?;
         let results = self.ask(|reply| Command::Probe { unit, reply }).await?;
         serde_json::to_string(&results).map_err(failed)
     }
 
     async fn check(&self, exec: Vec<String>, timeout_s: u32) -> fdo::Result<String> {
-        not_for_the_console(self.uid)?;
+        may_order(self.uid)?;
         let timeout = Duration::from_secs(timeout_s.clamp(1, CHECK_TIMEOUT_S_MAX).into());
         let report = self.ask(|reply| Command::Check { exec, timeout, reply }).await?;
         serde_json::to_string(&report).map_err(failed)
     }
 
     async fn reboot(&self, reason: String) -> fdo::Result<()> {
-        not_for_the_console(self.uid)?;
+        may_order(self.uid)?;
         self.ask(|reply| Command::Power { word: "reboot", reason, reply }).await
     }
 
     async fn rescue(&self, reason: String) -> fdo::Result<()> {
-        not_for_the_console(self.uid)?;
+        may_order(self.uid)?;
         self.ask(|reply| Command::Power { word: "rescue", reason, reply }).await
     }
 
     async fn poweroff(&self, reason: String) -> fdo::Result<()> {
-        not_for_the_console(self.uid)?;
+        may_order(self.uid)?;
         self.ask(|reply| Command::Power { word: "poweroff", reason, reply }).await
     }
 

@@ -18,6 +18,7 @@ use crate::paths::Paths;
 use crate::stage::spec::DeviceNode;
 
 const BOOT_INFO_MAX: u64 = 1024 * 1024;
+const RFKILL: &str = "/dev/rfkill";
 
 /// Makes `/run/macula/dev`, as a file system on which device nodes work.
 pub fn prepare(paths: &Paths) -> Result<()> {
@@ -66,6 +67,18 @@ fn make_node(dir: &Path, gid: u32, info: &BootInfo, device: Device) -> Result<De
     let mode = if device.write { 0o660 } else { 0o440 };
     fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
     Ok(DeviceNode { path, write: device.write })
+}
+
+/// The switch of the radios, if there is one, opened to a group. It keeps its name, which programs have built in.
+pub fn rfkill(gid: u32) -> Result<Option<DeviceNode>> {
+    let path = Path::new(RFKILL);
+    if !path.exists() {
+        return Ok(None);
+    }
+    chown(path, Some(0), Some(gid))
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o660)))
+        .with_context(|| format!("cannot open {RFKILL} to group {gid}"))?;
+    Ok(Some(DeviceNode { path: path.to_owned(), write: true }))
 }
 
 fn is_node_of(path: &Path, device: u64) -> bool {

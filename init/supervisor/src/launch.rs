@@ -140,7 +140,10 @@ fn describe(paths: &Paths, cgroups: Option<&Cgroups>, unit: &Unit) -> Result<Exe
     for dir in unit.sandbox.write.iter().filter(|d| d.parent() == Some(&paths.run)) {
         make_dir(dir, unit.uid, 0o755)?;
     }
-    let devices = devices::make_nodes(paths, unit)?;
+    let mut devices = devices::make_nodes(paths, unit)?;
+    if unit.sandbox.radio {
+        devices.extend(devices::rfkill(unit.uid)?);
+    }
     let mut environment = unit.environment.clone();
     let mut set =
         |key: &str, value: &Path| environment.insert(key.into(), value.to_string_lossy().into_owned());
@@ -161,6 +164,8 @@ fn describe(paths: &Paths, cgroups: Option<&Cgroups>, unit: &Unit) -> Result<Exe
         groups: unit.groups.clone(),
         cgroup,
         host_network: unit.sandbox.network == Network::Host,
+        radio: unit.sandbox.radio,
+        linked: unit.foreign,
         capabilities: unit.sandbox.capabilities.iter().map(|c| c.number()).collect(),
         run_dir: paths.run.clone(),
         state_dir,

@@ -58,6 +58,8 @@ enum Phase {
         start_again: bool,
     },
     Stopped,
+    /// Until somebody asks for it.
+    Idle,
     /// Its file is not usable.
     Broken,
 }
@@ -85,6 +87,8 @@ pub struct Tracked {
     ready_timeout: Duration,
     watchdog: Option<Duration>,
     stop_timeout: Duration,
+    /// Ready from its start on.
+    foreign: bool,
     past: RestartState,
 }
 
@@ -98,6 +102,7 @@ impl Tracked {
             Phase::Backoff { .. } | Phase::Stopping { start_again: true, .. } => "restarting",
             Phase::Ready { .. } => "ready",
             Phase::Stopping { .. } | Phase::Stopped => "stopped",
+            Phase::Idle => "idle",
         }
     }
 
@@ -110,7 +115,7 @@ impl Tracked {
     }
 
     fn is_down(&self) -> bool {
-        matches!(self.phase, Phase::Stopped | Phase::Broken)
+        matches!(self.phase, Phase::Stopped | Phase::Idle | Phase::Broken)
     }
 
     fn enter(&mut self, phase: Phase, now: Duration) {
@@ -233,9 +238,11 @@ impl Machine {
         tracked.is_some_and(|u| u.doomed.is_none() && matches!(u.phase, Phase::Starting { .. }))
     }
 
-    pub fn spawned(&mut self, unit: &str, pid: u32) {
-        if let Some(u) = self.units.get_mut(unit) {
-            u.pid = pid;
+    pub fn spawned(&mut self, unit: &str, pid: u32, now: Duration) {
+        let Some(u) = self.units.get_mut(unit) else { return };
+        u.pid = pid;
+        if u.foreign {
+            self.notified(unit, Notification { ready: true, ..Notification::default() }, now);
         }
     }
 
@@ -285,6 +292,16 @@ impl Machine {
         self.settle(now);
     }
 
+    /// Starts a unit that nobody has asked for before, or at once one that is to start later.
+    pub fn ask_for(&mut self, unit: &str, now: Duration) {
+        let Some(u) = self.units.get_mut(unit) else { return };
+        if !self.stopping && matches!(u.phase, Phase::Idle | Phase::Backoff { .. }) {
+            u.past = RestartState::default();
+            u.enter(Phase::Waiting, now);
+            self.settle(now);
+        }
+    }
+
     /// Stops a unit if it runs and starts it with a clean past.
     pub fn restart(&mut self, unit: &str, now: Duration) {
         let Some(u) = self.units.get_mut(unit) else { return };
@@ -310,7 +327,7 @@ impl Machine {
         self.stopping = true;
         for u in self.units.values_mut() {
             match &mut u.phase {
-                Phase::Waiting | Phase::Backoff { .. } => u.enter(Phase::Stopped, now),
+                Phase::Waiting | Phase::Backoff { .. } | Phase::Idle => u.enter(Phase::Stopped, now),
                 Phase::Stopping { start_again, .. } => *start_again = false,
                 _ => {}
             }
@@ -369,7 +386,7 @@ impl Machine {
                 *kill_at = now + KILL_AGAIN;
                 self.actions.push_back(Action::Kill(name.to_owned()));
             }
-            Phase::Waiting | Phase::Stopped | Phase::Broken => {}
+            Phase::Waiting | Phase::Stopped | Phase::Idle | Phase::Broken => {}
         }
     }
 
@@ -421,7 +438,7 @@ impl Machine {
     }
 
     fn is_settled(&self, name: &str) -> bool {
-        self.units.get(name).is_none_or(|u| u.is_ready() || u.given_up)
+        self.units.get(name).is_none_or(|u| u.is_ready() || u.given_up || u.phase == Phase::Idle)
     }
 
     fn settle_stop(&mut self, now: Duration) {
@@ -456,7 +473,7 @@ fn track(unit: &Unit, now: Duration) -> Tracked {
         restarts: 0,
         status: String::new(),
         last_exit: String::new(),
-        phase: Phase::Waiting,
+        phase: if unit.on_demand { Phase::Idle } else { Phase::Waiting },
         failed: false,
         given_up: false,
         ill_since: now,
@@ -465,6 +482,7 @@ fn track(unit: &Unit, now: Duration) -> Tracked {
         ready_timeout: unit.ready_timeout,
         watchdog: unit.watchdog,
         stop_timeout: unit.stop_timeout,
+        foreign: unit.foreign,
         past: RestartState::default(),
     }
 }
@@ -486,6 +504,7 @@ fn track_broken(broken: &BrokenUnit, now: Duration) -> Tracked {
         ready_timeout: Duration::MAX,
         watchdog: None,
         stop_timeout: Duration::ZERO,
+        foreign: false,
         past: RestartState::default(),
     }
 }

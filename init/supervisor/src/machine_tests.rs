@@ -280,3 +280,46 @@ fn a_boot_that_ends_or_has_a_unit_down_does_not_settle() {
     b.machine.stop(b.now);
     assert!(!b.pass(10_000.0).contains(&"settled".into()));
 }
+
+fn radio() -> Unit {
+    let text = "version = 1\n[unit]\nname = \"wifi\"\ndescription = \"\"\nafter = [\"mesh\"]\non_demand = true\n\
+         [service]\nexec = [\"/usr/libexec/iwd\"]\nuid = 201\nforeign = true\n[sandbox]\nnetwork = \"host\"\nradio = true\n";
+    Unit::parse("wifi", text).unwrap()
+}
+
+#[test]
+fn a_unit_on_demand_is_idle_until_it_is_asked_for_and_then_kept_running() {
+    let mut b = Bench::new(&[unit("mesh", &[], 0), radio()]);
+    assert_eq!(b.actions(), ["spawn mesh"]);
+    assert_eq!(b.ready("mesh"), ["all ready"]);
+    assert_eq!((b.state("wifi"), b.pass(1000.0)), ("idle", vec![]));
+    b.machine.restart("wifi", b.now);
+    assert_eq!(
+        (b.state("wifi"), b.actions()),
+        ("idle", vec![]),
+        "nobody needs it, so a restart starts nothing"
+    );
+    b.machine.ask_for("wifi", b.now);
+    assert_eq!(b.actions(), ["spawn wifi"]);
+    // It says nothing of itself.
+    b.machine.spawned("wifi", 7, b.now);
+    assert_eq!((b.state("wifi"), b.pass(1000.0)), ("ready", vec![]));
+    b.machine.ask_for("wifi", b.now);
+    assert_eq!(b.actions(), [""; 0], "it runs");
+    b.exited("wifi");
+    assert_eq!(b.state("wifi"), "restarting");
+    b.machine.ask_for("wifi", b.now);
+    assert_eq!(b.actions(), ["spawn wifi"], "whoever asks need not wait");
+}
+
+#[test]
+fn an_idle_unit_keeps_nobody_from_stopping() {
+    let mut b = Bench::new(&[unit("mesh", &[], 0), radio()]);
+    b.ready("mesh");
+    b.actions();
+    b.machine.stop(b.now);
+    assert_eq!(b.actions(), ["terminate mesh"]);
+    assert_eq!(b.exited("mesh"), ["all stopped"]);
+    b.machine.ask_for("wifi", b.now);
+    assert_eq!(b.actions(), [""; 0]);
+}

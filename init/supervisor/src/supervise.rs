@@ -224,8 +224,9 @@ impl Supervisor {
                 self.starts += 1;
                 let (cgroups, journal) = (self.cgroups.clone(), &self.journal);
                 let running = Running::watch(name, self.starts, launched, cgroups, journal, &self.events);
-                self.machine.spawned(name, running.pid);
+                let pid = running.pid;
                 self.running.insert(name.to_owned(), running);
+                self.machine.spawned(name, pid, uptime());
             }
             Err(e) => self.machine.exited(name, &format!("cannot be started: {e:#}"), uptime()),
         }
@@ -332,6 +333,7 @@ impl Supervisor {
             Command::Units(reply) => drop(reply.send(Ok(self.report()))),
             Command::Kill { unit, signal, reply } => drop(reply.send(self.kill(&unit, signal))),
             Command::Restart { unit, reply } => drop(reply.send(self.restart(&unit))),
+            Command::Start { unit, reply } => drop(reply.send(self.ask_for(&unit))),
             Command::Power { word, reason, reply } => drop(reply.send(self.power(word, &reason))),
             Command::Check { exec, timeout, reply } => self.check(exec, timeout, reply),
             Command::Probe { unit, reply } => match self.start_probe(&unit) {
@@ -364,6 +366,13 @@ impl Supervisor {
         }
         self.journal.say(&format!("restarting {unit}, as asked over D-Bus"));
         self.machine.restart(unit, uptime());
+        Ok(())
+    }
+
+    fn ask_for(&mut self, name: &str) -> Result<()> {
+        let unit = self.units.get(name).filter(|unit| unit.on_demand);
+        unit.with_context(|| format!("no unit {name:?} starts when it is asked for"))?;
+        self.machine.ask_for(name, uptime());
         Ok(())
     }
 

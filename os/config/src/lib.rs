@@ -49,7 +49,7 @@ pub struct Network {
     /// Where the node is, ISO 3166-1 alpha-2 such as `DE`: which Wi-Fi channels it may use. Absent: those that are allowed
     /// everywhere.
     pub country: Option<String>,
-    /// Wi-Fi networks that it may join, the first of those in reach. Default none: Wi-Fi stays off.
+    /// Wi-Fi networks that it may join, the first of those in reach. Default none.
     pub wifi: Vec<Wifi>,
 }
 

@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub tpm: Option<PathBuf>,
     /// How far the machine's clock is off the host's at each start; negative: behind.
     pub clock_off_s: i64,
+    /// Two radios that hear each other, an access point on the second: for the faulty release alone, which has their driver.
+    pub radios: bool,
     /// With a screen, for [`Vm::screendump`].
     pub screen: bool,
     /// A port of this host through which a browser gets to its console.
@@ -72,6 +74,9 @@ impl<'lab> Node<'lab> {
         }
         if let Some(port) = options.web {
             builder = builder.forward_tcp(port, MESH_PORT);
+        }
+        if options.radios {
+            builder = builder.arguments(["-device", "pci-testdev"]);
         }
         if let Some(folder) = options.tpm {
             builder = builder.tpm(folder);

@@ -34,6 +34,8 @@ pub mod uid {
     /// Apps: each has its own (`init_plan::unit::APP_UIDS`).
     pub const APPS: std::ops::RangeInclusive<u32> = 10_000..=19_999;
     pub const PAIRING: u32 = 110;
+    /// iwd, which speaks to `network` alone.
+    pub const WIFI: u32 = 111;
 }
 
 /// For methods that change something: whoever stands at the console may look, and is not thereby the owner.

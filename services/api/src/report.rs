@@ -110,7 +110,7 @@ pub struct FailedReport {
 #[serde(default)]
 pub struct UnitReport {
     pub name: String,
-    /// `starting`, `ready`, `restarting`, `failed`, `stopped`.
+    /// `starting`, `ready`, `restarting`, `failed`, `stopped`, `idle` (starts when it is needed).
     pub state: String,
     pub required: bool,
     pub pid: u32,
@@ -236,6 +236,31 @@ pub struct LinkReport {
     pub addresses: Vec<String>,
     /// `bound`, `selecting`, `none`, ...
     pub dhcp: String,
+    /// Of a radio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wifi: Option<WifiReport>,
+}
+
+/// What a radio does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WifiReport {
+    /// The network that it is in; empty: in none.
+    pub ssid: String,
+    /// How strong that network is.
+    pub dbm: i16,
+    /// Why it is in none, for people.
+    pub note: String,
+}
+
+/// A Wi-Fi network in reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WifiNetwork {
+    pub ssid: String,
+    pub dbm: i16,
+    /// Whether it asks for a passphrase.
+    pub secured: bool,
 }
 
 /// Parameters of the owner's `install`. `release` is the MCID of a metadata bundle, as text.

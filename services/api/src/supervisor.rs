@@ -14,6 +14,9 @@ pub trait Supervisor {
 
     fn restart(&self, unit: &str) -> zbus::Result<()>;
 
+    /// Starts a unit that starts on demand. One that runs goes on.
+    fn start(&self, unit: &str) -> zbus::Result<()>;
+
     /// JSON: a list of [`crate::report::LogLine`], oldest first, of one unit or (empty name) of all.
     fn logs(&self, unit: &str, max_lines: u32) -> zbus::Result<String>;
 

@@ -140,6 +140,11 @@ async function restart(app, unit, at) {
   await app.act(`Restart ${unit.name}`, () => app.api.call("os/restart", { unit: unit.name }, at));
 }
 
+/** What a radio does. */
+function wifi(radio) {
+  return radio?.ssid ? `in ${radio.ssid} (${radio.dbm} dBm)` : radio?.note;
+}
+
 function links(seen) {
   const all = Object.values(seen.links ?? {});
   if (seen.trouble?.links) return card("Network", trouble(seen.trouble.links));
@@ -147,7 +152,7 @@ function links(seen) {
   return card("Network", table("Network links", ["Link", "State", "Addresses", "DHCP"], all.map((link) => ({
     key: link.name,
     cells: [h("strong", {}, link.name), chip(link.up ? "good" : "quiet", link.up ? "up" : "down"),
-      h("span", { class: "wrap" }, (link.addresses ?? []).join(", ") || "none"), link.dhcp || "none"],
+      h("span", { class: "wrap" }, [...(link.addresses ?? []), wifi(link.wifi)].filter(Boolean).join(", ") || "none"), link.dhcp || "none"],
   }))));
 }
 

@@ -27,6 +27,8 @@ pub struct Link {
     /// Set up by an administrator, that is, by us.
     pub up: bool,
     pub carrier: Carrier,
+    /// A radio: iwd sets it up, not we.
+    pub wireless: bool,
     /// `192.0.2.15/24`
     pub addresses: Vec<String>,
 }
@@ -175,7 +177,13 @@ fn link(message: &LinkMessage) -> Link {
     let flags = message.header.flags;
     let up = flags.contains(LinkFlags::Up);
     let carrier = Carrier { present: up && flags.contains(LinkFlags::LowerUp), count };
-    Link { index: message.header.index, name, kind, up, carrier, addresses: Vec::new() }
+    let wireless = matches!(kind, Kind::Ethernet(_)) && is_wireless(&name);
+    Link { index: message.header.index, name, kind, up, carrier, wireless, addresses: Vec::new() }
+}
+
+/// Looks at names in sysfs only; what is in there is closed to this service.
+fn is_wireless(name: &str) -> bool {
+    std::fs::symlink_metadata(format!("/sys/class/net/{name}/phy80211")).is_ok()
 }
 
 /// Hardware names no kind; of the kinds there are, a veth is like a wire.

@@ -1,6 +1,8 @@
 //! The node's links: brings up loopback and every Ethernet link, now and when it appears, and gets each an address by
 //! DHCPv4, or a link-local one where no server answers. IPv6 is the kernel's work (link-local, router advertisements).
 //!
+//! Where there is a radio, iwd runs and joins the Wi-Fi networks of `config.toml` (`wifi`); then it is a link like the others.
+//!
 //! Name servers go to `/run/macula/net/resolv.conf`. Nothing is kept on disk: after a crash the addresses stay until
 //! their leases end, and the next start asks for them again.
 
@@ -11,6 +13,7 @@ mod links;
 mod packet;
 mod sockets;
 mod state;
+mod wifi;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,7 +49,8 @@ async fn main() -> Result<()> {
     let mut manager = Manager::new(shared.clone())?;
     manager.refresh().await?;
     daemon::ready();
-    let serve = bus::serve(listener, &[bus::uid::MESH, bus::uid::UPDATE, bus::uid::CONSOLE], |builder, _| {
+    let clients = [bus::uid::MESH, bus::uid::UPDATE, bus::uid::CONSOLE, bus::uid::PAIRING];
+    let serve = bus::serve(listener, &clients, |builder, _| {
         builder.serve_at("/io/macula/Network", Network { shared: shared.clone() })
     });
     let manage = async {
@@ -65,6 +69,8 @@ struct Manager {
     handle: Handle,
     shared: Arc<Shared>,
     clients: HashMap<u32, Client>,
+    /// Once there has been a radio.
+    wifi: Option<JoinHandle<()>>,
 }
 
 struct Client {
@@ -84,7 +90,7 @@ impl Manager {
     fn new(shared: Arc<Shared>) -> Result<Self> {
         let (connection, handle, _) = new_connection().context("cannot talk to the kernel about links")?;
         tokio::spawn(connection);
-        Ok(Self { handle, shared, clients: HashMap::new() })
+        Ok(Self { handle, shared, clients: HashMap::new(), wifi: None })
     }
 
     /// Looks at all links and makes our clients match them.
@@ -93,6 +99,7 @@ impl Manager {
         self.clients.retain(|index, client| links.get(index).is_some_and(|link| client.matches(link)));
         for link in links.values().filter(|link| link.kind != Kind::Other) {
             if !link.up
+                && !link.wireless
                 && let Err(error) = links::bring_up(&self.handle, link).await
             {
                 tracing::warn!("{error:#}");
@@ -100,6 +107,9 @@ impl Manager {
             if let Kind::Ethernet(mac) = link.kind {
                 self.watch(link, mac)?;
             }
+        }
+        if self.wifi.is_none() && links.values().any(|link| link.wireless) {
+            self.wifi = Some(tokio::spawn(wifi::run(self.shared.clone())));
         }
         self.shared.set_links(links);
         Ok(())
@@ -136,5 +146,10 @@ struct Network {
 impl Network {
     fn links(&self) -> zbus::fdo::Result<String> {
         serde_json::to_string(&self.shared.report()).map_err(bus::failed)
+    }
+
+    async fn wifi_networks(&self, max_age_s: u32) -> zbus::fdo::Result<String> {
+        let networks = self.shared.wifi_networks(Duration::from_secs(max_age_s.into())).await;
+        serde_json::to_string(&networks).map_err(bus::failed)
     }
 }

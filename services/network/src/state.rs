@@ -5,18 +5,27 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use services_api::report::LinkReport;
+use services_api::report::{LinkReport, WifiNetwork, WifiReport};
 use services_api::{bus, daemon};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::links::{Kind, Link};
 
 /// As many as a resolver of the C library reads.
 const NAME_SERVERS_MAX: usize = 3;
+/// Whoever asks which Wi-Fi networks are there waits so long for a look around; then what is known must do.
+const LOOK_MAX: Duration = Duration::from_secs(12);
 
 #[derive(Default)]
 pub struct Shared {
     state: Mutex<State>,
+    /// Somebody wants a look around.
+    pub look: Notify,
+    /// Counts looks.
+    looks: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -24,6 +33,10 @@ struct State {
     links: BTreeMap<u32, Link>,
     dhcp: BTreeMap<u32, &'static str>,
     name_servers: BTreeMap<u32, Vec<Ipv4Addr>>,
+    /// What the radio does, and the name of its link.
+    wifi: Option<(String, WifiReport)>,
+    around: Vec<WifiNetwork>,
+    looked_at: Option<Instant>,
     /// As last told.
     status: String,
     resolver: String,
@@ -52,6 +65,41 @@ impl Shared {
         state.publish();
     }
 
+    /// What the radio called `link` does.
+    pub fn set_wifi(&self, link: &str, report: WifiReport) {
+        let mut state = self.lock();
+        let report = Some((link.to_owned(), report));
+        if state.wifi != report {
+            state.wifi = report;
+            state.publish();
+        }
+    }
+
+    /// After a look around.
+    pub fn set_around(&self, around: Vec<WifiNetwork>) {
+        let mut state = self.lock();
+        (state.around, state.looked_at) = (around, Some(Instant::now()));
+        drop(state);
+        self.looks.send_modify(|count| *count += 1);
+    }
+
+    /// The networks in reach; `None` if no link is a radio.
+    pub async fn wifi_networks(&self, max_age: Duration) -> Option<Vec<WifiNetwork>> {
+        let mut looks = self.looks.subscribe();
+        {
+            let state = self.lock();
+            if !state.links.values().any(|link| link.wireless) {
+                return None;
+            }
+            if state.looked_at.is_some_and(|at| at.elapsed() <= max_age) {
+                return Some(state.around.clone());
+            }
+        }
+        self.look.notify_one();
+        let _ = tokio::time::timeout(LOOK_MAX, looks.changed()).await;
+        Some(self.lock().around.clone())
+    }
+
     pub fn report(&self) -> Vec<LinkReport> {
         let state = self.lock();
         state.links.values().map(|link| state.link_report(link)).collect()
@@ -75,7 +123,12 @@ impl State {
             mac,
             addresses: link.addresses.clone(),
             dhcp,
+            wifi: link.wireless.then(|| self.wifi_of(link).cloned().unwrap_or_default()),
         }
+    }
+
+    fn wifi_of(&self, link: &Link) -> Option<&WifiReport> {
+        self.wifi.as_ref().filter(|(name, _)| *name == link.name).map(|(_, report)| report)
     }
 
     /// Tells the supervisor and writes `resolv.conf`, each only if something changed.
@@ -99,10 +152,20 @@ impl State {
         let texts: Vec<String> = ethernet
             .map(|link| {
                 let dhcp = self.dhcp.get(&link.index).unwrap_or(&"starting");
-                format!("{} {} ({dhcp})", link.name, link.addresses.join(" "))
+                let wifi = self.wifi_of(link).map(wifi_text).unwrap_or_default();
+                format!("{} {} ({dhcp}{wifi})", link.name, link.addresses.join(" "))
             })
             .collect();
         if texts.is_empty() { "no Ethernet link".into() } else { texts.join(", ") }
+    }
+}
+
+/// Without the signal, which changes all the time.
+fn wifi_text(report: &WifiReport) -> String {
+    match (report.ssid.as_str(), report.note.as_str()) {
+        ("", "") => String::new(),
+        ("", note) => format!(", {note}"),
+        (ssid, _) => format!(", in {ssid}"),
     }
 }
 

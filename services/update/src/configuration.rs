@@ -140,8 +140,11 @@ pub async fn adopt(updater: &Arc<Updater>, adoption: &Adoption) -> Result<()> {
     let keys: Vec<&str> = changes.iter().map(|(key, _)| *key).collect();
     updater.records.event("paired", format!("{}; changed: {}", adoption.who, keys.join(", ")));
     // Also when the text is this already: then this service was cut off before the restart.
-    if !changes.is_empty() {
-        restart_later(updater.clone(), &["reconciler", "mesh"]);
+    let radio = keys.iter().any(|key| key.starts_with("network."));
+    match (changes.is_empty(), radio) {
+        (true, _) => {}
+        (false, true) => restart_later(updater.clone(), &["reconciler", "network", "mesh"]),
+        (false, false) => restart_later(updater.clone(), &["reconciler", "mesh"]),
     }
     Ok(())
 }
@@ -226,6 +229,10 @@ fn effect(key: &str) -> Effect {
             restart: &["reconciler", "mesh"],
             says: "holds in a second, when the mesh has started again; connections end",
         },
+        "network" => Effect {
+            restart: &["reconciler", "network"],
+            says: "holds in a few seconds; Wi-Fi is joined anew",
+        },
         "update" | "gate" => Effect { restart: &["reconciler"], says: "holds at once" },
         _ => Effect { restart: &["reconciler"], says: "holds from the next boot on" },
     }
@@ -300,6 +307,7 @@ mod tests {
     fn what_a_key_changes_is_said_and_done() {
         assert!(effect("owner").restart.contains(&"mesh") && effect("mesh.port").restart.contains(&"mesh"));
         assert!(!effect("update.channel").restart.contains(&"mesh"));
+        assert!(effect("network.wifi").restart.contains(&"network"));
         assert!(effect("name").says.contains("next boot"));
         let (restart, says) = effect_of(["update.channel", "update.publisher", "mesh.port"].into_iter());
         assert!(restart.contains(&"mesh") && says.starts_with("holds at once; holds in a second"), "{says}");

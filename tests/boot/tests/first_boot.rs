@@ -24,11 +24,15 @@ fn the_code_on_the_screen_makes_an_owner_once() -> Result<()> {
     with_console(&node, same_on_the_serial_line(&node, &code))?;
     ensure!(node.status().is_err(), "nobody owns it, and somebody has a say");
 
-    let pair = ["--node", &node.address, "pair", &code, "--name", "kitchen"];
+    let pair = ["--node", &node.address, "pair", &code, "--name", "kitchen", "--wifi-ssid", "attic"];
     let said = bench.lab.owner.run(&pair).with_context(|| node.tail())?;
     say(said.lines().next().unwrap_or_default());
+    ensure!(said.contains("this node has no Wi-Fi"), "{said}");
     let status = with_console(&node, node.wait_answer())?;
     ensure!(status["name"] == "kitchen", "{status}");
+    let units = node.units()?;
+    let wifi = units.iter().find(|unit| unit["name"] == "wifi").context("there is no unit wifi")?;
+    ensure!(wifi["state"] == "idle" && wifi["pid"] == 0, "without a radio nothing of Wi-Fi runs: {wifi}");
     with_console(&node, code_is_gone(&node, &picture))?;
 
     // The same code again, by somebody who photographed the screen.

@@ -50,6 +50,38 @@ pub fn update(path: &Path, cache: &Path, progress: &Progress) -> Result<Vec<Chan
     Ok(changes)
 }
 
+/// Adds packages of a suite to the lock file at `path`, each as a part of its name, as they are in the archive now. All other parts stay
+/// as they are, and so does the snapshot's time: commit only if the archive has had these versions since then.
+pub fn add(
+    path: &Path,
+    cache: &Path,
+    (suite, packages): (&str, &[String]),
+    progress: &Progress,
+) -> Result<Vec<Part>> {
+    let mut lock = Lock::read(path)?;
+    let stub = |package: &String| Part {
+        name: package.clone(),
+        suite: suite.to_owned(),
+        package: package.clone(),
+        follow: None,
+        version: String::new(),
+        path: String::new(),
+        size: 0,
+        sha256: String::new(),
+    };
+    let before = lock.parts.len();
+    lock.parts.extend(packages.iter().map(stub));
+    let apt = PrivateApt::create(&lock, &cache.join("apt"))?;
+    let step = progress.step("package indices");
+    tools::run(apt.command("apt-get")?.args(["-q", "update"]))?;
+    step.done(suite);
+    for part in &mut lock.parts[before..] {
+        *part = apt.resolve(part)?;
+    }
+    lock.write(path)?;
+    Ok(lock.parts.split_off(before))
+}
+
 /// An apt that knows only the lock's suites and keeps its state in a folder of ours.
 struct PrivateApt {
     config: PathBuf,

@@ -16,6 +16,9 @@ use super::spec::ExecSpec;
 /// The newest version whose rights were thought through here. Older kernels enforce what they know.
 const VERSION: ABI = ABI::V9;
 
+/// What the kernel runs for a dynamically linked program.
+const LINKER: &str = "/lib64/ld-linux-x86-64.so.2";
+
 /// Opens the paths, as root, since the way to some is closed to the service.
 pub fn allowed(spec: &ExecSpec) -> Result<RulesetCreated> {
     build(spec).context("Landlock rules")
@@ -44,6 +47,9 @@ fn build(spec: &ExecSpec) -> Result<RulesetCreated> {
 
     rules = allow(rules, Path::new("/usr"), read)?;
     rules = allow(rules, Path::new(&spec.exec[0]), make_bitflags!(AccessFs::{ReadFile | Execute}))?;
+    if spec.linked {
+        rules = allow(rules, Path::new(LINKER), make_bitflags!(AccessFs::{ReadFile | Execute}))?;
+    }
     rules = allow(rules, &spec.run_dir, read | AccessFs::ResolveUnix)?;
     rules = allow(rules, Path::new("/dev/null"), read | AccessFs::WriteFile)?;
     rules = allow(rules, Path::new("/dev/urandom"), read)?;

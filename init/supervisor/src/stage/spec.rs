@@ -20,6 +20,12 @@ pub struct ExecSpec {
     /// Joined first, so that limits hold from the start.
     pub cgroup: Option<PathBuf>,
     pub host_network: bool,
+    /// Sockets of `AF_ALG`.
+    #[serde(default)]
+    pub radio: bool,
+    /// The dynamic linker may be run.
+    #[serde(default)]
+    pub linked: bool,
     /// Kernel numbers.
     pub capabilities: Vec<u32>,
     pub run_dir: PathBuf,

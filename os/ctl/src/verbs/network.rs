@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use services_api::report::{LinkReport, PeerReport};
+use services_api::report::{LinkReport, PeerReport, WifiReport};
 
 use super::Session;
 use crate::output::{Color, Palette, bytes};
@@ -51,13 +51,23 @@ pub fn render_peers(peers: &[PeerReport], palette: Palette) -> String {
     table.render(palette, "no peer is known yet")
 }
 
+fn wifi_text(wifi: &WifiReport) -> String {
+    match (wifi.ssid.as_str(), wifi.note.as_str()) {
+        ("", note) => note.to_owned(),
+        (ssid, _) => format!("in {ssid} ({} dBm)", wifi.dbm),
+    }
+}
+
 pub fn render_links(links: &[LinkReport], palette: Palette) -> String {
     use Align::Left;
     let mut table =
         Table::new(&[("LINK", Left), ("STATE", Left), ("MAC", Left), ("DHCP", Left), ("ADDRESSES", Left)]);
     for l in links {
         let state = if l.up { colored(Color::Green, "up") } else { colored(Color::Dim, "down") };
-        table.row(vec![cell(&l.name), state, cell(&l.mac), cell(&l.dhcp), cell(l.addresses.join(" "))]);
+        let wifi = l.wifi.as_ref().map(wifi_text).unwrap_or_default();
+        let addresses =
+            [l.addresses.join(" "), wifi].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>();
+        table.row(vec![cell(&l.name), state, cell(&l.mac), cell(&l.dhcp), cell(addresses.join(", "))]);
     }
     table.render(palette, "no network link")
 }

@@ -8,9 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use mesh_transport::Credentials;
 use os_identity::{NodeId, NodeKey};
-use pairing_proto::setup::{MAX_PEERS, Role, Wifi};
+use pairing_proto::setup::{MAX_PEERS, Network, Role, Wifi};
 use pairing_proto::{HandOver, Introduction, PairCode, PairError, Paired, Secret, Slot};
-use serde_json::json;
+use serde_json::{Value, json};
 use services_api::control::protocol;
 use services_api::report::OsReport;
 
@@ -19,7 +19,7 @@ use crate::cli::pair::Pair;
 use crate::known_nodes::KnownNodes;
 use crate::output::{Color, clean};
 use crate::pairing::talk::{Line, Wanted};
-use crate::pairing::{find, picture};
+use crate::pairing::{ask, find, picture};
 use crate::target::Target;
 use crate::{connect, key_file, whole_file};
 
@@ -107,10 +107,26 @@ impl Claim<'_> {
         if !self.s.out.json {
             eprintln!("{}", met(&introduction));
         }
+        let wishes = match self.may_ask(&wishes, &introduction) {
+            true => {
+                HandOver { wifi: ask::wifi(introduction.networks.as_deref().unwrap_or_default())?, ..wishes }
+            }
+            false => wishes,
+        };
         let (node, address) = (opened.node(), line.address());
         let paired = line.hand_over(&mut opened, wishes, now()).await;
         line.close().await;
         Ok(Outcome { node, address, introduction, paired: Some(paired?) })
+    }
+
+    /// Whether to ask which Wi-Fi network it is to join: there is a person, who has not said, and a choice.
+    fn may_ask(&self, wishes: &HandOver, introduction: &Introduction) -> bool {
+        let choice = introduction.networks.as_ref().is_some_and(|networks| !networks.is_empty());
+        choice
+            && wishes.wifi.is_empty()
+            && introduction.role != Role::Delegate
+            && !self.s.out.json
+            && ask::is_possible()
     }
 
     /// A run whose last answer got lost leaves a node that is ours: asked as its owner it answers.
@@ -250,6 +266,7 @@ fn show(s: &Session, outcome: &Outcome, file: &Option<PathBuf>, made: Option<&Pa
         "role": word(role),
         "delegation": file.as_ref().map(|file| file.display().to_string()),
         "new_key": made.map(|path| path.display().to_string()),
+        "networks": outcome.introduction.networks.as_ref().map(|seen| seen.iter().map(network).collect::<Vec<_>>()),
         "notes": notes,
         "next": next,
     });
@@ -269,6 +286,11 @@ fn show(s: &Session, outcome: &Outcome, file: &Option<PathBuf>, made: Option<&Pa
         notes.iter().for_each(|note| text += &format!("  {}\n", palette.paint(Color::Yellow, note)));
         text + &format!("next: {next}\n")
     })
+}
+
+/// A Wi-Fi network that the node sees.
+fn network(seen: &Network) -> Value {
+    json!({ "ssid": clean(&seen.ssid), "dbm": seen.dbm, "secured": seen.secured })
 }
 
 fn word(role: Role) -> &'static str {

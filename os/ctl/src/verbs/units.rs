@@ -58,7 +58,7 @@ pub fn render_units(units: &[UnitReport], palette: Palette) -> String {
         let color = match u.state.as_str() {
             "ready" => Color::Green,
             "failed" => Color::Red,
-            "stopped" => Color::Dim,
+            "stopped" | "idle" => Color::Dim,
             _ => Color::Yellow,
         };
         let running = u.pid != 0;

@@ -21,6 +21,9 @@ use crate::node::Node;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 const MAX_MINUTES: u32 = 60;
+/// A list of Wi-Fi networks that is older is no answer to the first question, and to further ones, in seconds.
+const NETWORKS_AGE_S: u32 = 60;
+const NETWORKS_AGE_AGAIN_S: u32 = 5;
 /// Within so much mesh has started again under a new owner; how often it is asked for, if it has not.
 const MESH_FOLLOWS: Duration = Duration::from_secs(20);
 const ASKS: u32 = 5;
@@ -112,12 +115,13 @@ impl Desk {
             Outcome::Prove { transcript, role } => match self.prove(&transcript).await {
                 Ok(signature) => {
                     tracing::info!("a claimant from {from} knows the code");
-                    self.side().prove(&session, &signature, self.introduction(role))
+                    let introduction = self.introduction(role, NETWORKS_AGE_S).await;
+                    self.side().prove(&session, &signature, introduction)
                 }
                 Err(e) => self.failed(&session, &e),
             },
             Outcome::Asked { role, request: Request::Look, .. } => {
-                let answer = Answer::Introduction(self.introduction(role));
+                let answer = Answer::Introduction(self.introduction(role, NETWORKS_AGE_AGAIN_S).await);
                 self.side().answer(&session, &answer)
             }
             Outcome::Asked { claimant, role, request: Request::HandOver(hand_over) } => {
@@ -146,8 +150,9 @@ impl Desk {
         self.side().fail(session)
     }
 
-    fn introduction(&self, role: Role) -> Introduction {
-        let introduction = self.node().introduction(self.addresses().clone());
+    async fn introduction(&self, role: Role, networks_age_s: u32) -> Introduction {
+        let networks = self.links.networks(networks_age_s).await;
+        let introduction = self.node().introduction(self.addresses().clone(), networks);
         Introduction { role, ..introduction }
     }
 

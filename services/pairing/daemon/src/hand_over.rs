@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use os_config::{Config, edit};
 use os_identity::NodeId;
-use pairing_proto::setup::{Declined, Role, Wifi};
+use pairing_proto::setup::{Declined, Network, Role, Wifi};
 use pairing_proto::{Answer, HandOver, Paired};
 use services_api::pairing::Adoption;
 use services_api::report::ConfigChange;
@@ -14,15 +14,13 @@ use crate::node::said;
 const MAX_SEEDS: usize = 64;
 const TAKES_NONE: &str =
     "it takes no releases until you say whose: in the console under Releases, or with `maculactl config set`";
+/// A network that was not seen within so many seconds hides its name.
+const SEEN_WITHIN_S: u32 = 600;
 
-/// What this release can use of a hand-over beyond owner, name, realm and peers.
-pub fn abilities() -> Vec<String> {
+/// What this node can use of a hand-over beyond owner, name, realm and peers.
+pub fn abilities(has_wifi: bool) -> Vec<String> {
     let known = |key: &str, value: &str| edit::set_all("", &[(key, value)]).is_ok();
-    let words = [
-        ("channel", true),
-        ("time-zone", known("time_zone", "\"UTC\"")),
-        ("wifi", known("network.wifi", "[{ ssid = \"a\", passphrase = \"12345678\" }]")),
-    ];
+    let words = [("channel", true), ("time-zone", known("time_zone", "\"UTC\"")), ("wifi", has_wifi)];
     words.into_iter().filter(|(_, can)| *can).map(|(word, _)| word.to_owned()).collect()
 }
 
@@ -45,7 +43,11 @@ pub async fn carry_out(
 
 async fn own(desk: &Desk, claimant: NodeId, role: Role, wishes: &HandOver) -> Result<Paired> {
     let present = desk.node().config.clone().context("config.toml on this node cannot be read")?;
-    let (changes, notes) = changes(&present, claimant, wishes);
+    let networks = match wishes.wifi.is_empty() && wishes.country.is_none() {
+        true => None,
+        false => desk.links.networks(SEEN_WITHIN_S).await,
+    };
+    let (changes, notes) = changes(&present, claimant, wishes, networks.as_deref());
     let (_, after) = edit::set_all("", &pairs(&changes)).context("what was handed over")?;
     let delegation = desk.links.identity().await?.delegate(claimant.as_bytes(), &[]).await.map_err(said)?;
     let who = match role {
@@ -105,8 +107,13 @@ fn remember(desk: &Desk, present: Config, after: Config, changes: &[ConfigChange
     desk.node().config = Some(config);
 }
 
-/// What is to be written, and what is not used, for people.
-fn changes(present: &Config, owner: NodeId, wishes: &HandOver) -> (Vec<ConfigChange>, Vec<String>) {
+/// What is to be written, and what is not used, for people. `networks` are the Wi-Fi networks in reach.
+fn changes(
+    present: &Config,
+    owner: NodeId,
+    wishes: &HandOver,
+    networks: Option<&[Network]>,
+) -> (Vec<ConfigChange>, Vec<String>) {
     let mut changes = vec![set("owner", quoted(&owner.to_string()))];
     let mut notes = Vec::new();
     let texts = [("name", &wishes.name), ("realm", &wishes.realm)];
@@ -127,16 +134,15 @@ fn changes(present: &Config, owner: NodeId, wishes: &HandOver) -> (Vec<ConfigCha
     if !wishes.peers.is_empty() {
         changes.push(set("mesh.seeds", array(seeds.iter().map(|seed| quoted(seed)))));
     }
-    let can = abilities();
-    let mut optional = |word: &str, what: &str, key: &str, value: Option<String>| match value {
-        Some(value) if can.iter().any(|known| known == word) => changes.push(set(key, value)),
-        Some(_) => notes.push(format!("{what} was not set: this release does not know it")),
-        None => {}
-    };
-    optional("time-zone", "the time zone", "time_zone", wishes.time_zone.as_deref().map(quoted));
-    optional("wifi", "the country", "network.country", wishes.country.as_deref().map(quoted));
-    let wifi = (!wishes.wifi.is_empty()).then(|| array(wishes.wifi.iter().map(network)));
-    optional("wifi", "Wi-Fi", "network.wifi", wifi);
+    changes.extend(wishes.time_zone.as_deref().map(|zone| set("time_zone", quoted(zone))));
+    changes.extend(wishes.country.as_deref().map(|country| set("network.country", quoted(country))));
+    if !wishes.wifi.is_empty() {
+        let wifi = wishes.wifi.iter().map(|wifi| network(wifi, networks.unwrap_or_default()));
+        changes.push(set("network.wifi", array(wifi)));
+        if networks.is_none() {
+            notes.push("this node has no Wi-Fi: what was handed over is kept for when it has".into());
+        }
+    }
     (changes, notes)
 }
 
@@ -152,9 +158,11 @@ fn seeds(present: &Config, peers: &[String]) -> Vec<String> {
     all
 }
 
-fn network(wifi: &Wifi) -> String {
+/// Nobody says that a network hides its name; one that is not seen may, and to ask for it by its name does no harm.
+fn network(wifi: &Wifi, seen: &[Network]) -> String {
     let passphrase = wifi.passphrase.as_deref().map(|text| format!(", passphrase = {}", quoted(text)));
-    format!("{{ ssid = {}{} }}", quoted(&wifi.ssid), passphrase.unwrap_or_default())
+    let hidden = if seen.iter().any(|network| network.ssid == wifi.ssid) { "" } else { ", hidden = true" };
+    format!("{{ ssid = {}{}{hidden} }}", quoted(&wifi.ssid), passphrase.unwrap_or_default())
 }
 
 fn set(key: &str, value: String) -> ConfigChange {
@@ -186,7 +194,7 @@ mod tests {
 
     fn applied(present: &str, wishes: &HandOver) -> (Config, Vec<String>) {
         let config = Config::parse(present).unwrap();
-        let (changes, notes) = changes(&config, did(1).parse().unwrap(), wishes);
+        let (changes, notes) = changes(&config, did(1).parse().unwrap(), wishes, None);
         (edit::set_all(present, &pairs(&changes)).unwrap().1, notes)
     }
 
@@ -224,24 +232,33 @@ mod tests {
     fn nothing_that_is_handed_over_breaks_out_of_its_string() {
         let evil = "a\"\nowner = \"x".to_string();
         let wishes = HandOver { realm: Some(evil.clone()), ..HandOver::default() };
-        let (changes, _) = changes(&Config::default(), did(1).parse().unwrap(), &wishes);
+        let (changes, _) = changes(&Config::default(), did(1).parse().unwrap(), &wishes, None);
         assert!(edit::set_all("", &pairs(&changes)).unwrap_err().to_string().contains("realm"));
         let wifi = Wifi { ssid: evil.clone(), passphrase: Some("back\\slash\u{1}\"".into()) };
-        let table: toml::Table = format!("w = {}", network(&wifi)).parse().unwrap();
+        let table: toml::Table = format!("w = {}", network(&wifi, &[])).parse().unwrap();
         assert_eq!(table["w"]["ssid"].as_str(), Some(evil.as_str()));
         assert_eq!(table["w"]["passphrase"].as_str(), wifi.passphrase.as_deref());
     }
 
     #[test]
-    fn what_this_release_cannot_use_is_said() {
+    fn wifi_is_kept_and_a_node_that_has_none_says_so() {
         let wishes = HandOver {
-            time_zone: Some("UTC".into()),
-            wifi: vec![Wifi { ssid: "attic".into(), passphrase: None }],
+            country: Some("DE".into()),
+            wifi: vec![
+                Wifi { ssid: "attic".into(), passphrase: None },
+                Wifi { ssid: "cellar".into(), passphrase: Some("12345678".into()) },
+            ],
             ..HandOver::default()
         };
-        let wishes = HandOver { release_keys: vec![did(3)], ..wishes };
-        let (changes, notes) = changes(&Config::default(), did(1).parse().unwrap(), &wishes);
-        let used = changes.iter().filter(|c| ["time_zone", "network.wifi"].contains(&c.key.as_str())).count();
-        assert_eq!(used + notes.len(), 2);
+        let around = [Network { ssid: "attic".into(), dbm: -40, secured: false }];
+        for networks in [None, Some(&around[..])] {
+            let (changes, notes) = changes(&Config::default(), did(1).parse().unwrap(), &wishes, networks);
+            let network = edit::set_all("", &pairs(&changes)).unwrap().1.network;
+            assert_eq!((network.country.as_deref(), network.wifi.len()), (Some("DE"), 2));
+            assert_eq!(network.wifi[0].hidden, networks.is_none(), "what is seen is not hidden");
+            assert!(network.wifi[1].hidden);
+            assert_eq!(notes.iter().any(|note| note.contains("has no Wi-Fi")), networks.is_none());
+        }
+        assert!(abilities(true).contains(&"wifi".into()) && !abilities(false).contains(&"wifi".into()));
     }
 }

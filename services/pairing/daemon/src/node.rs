@@ -2,19 +2,25 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use os_config::Config;
 use os_identity::NodeId;
 use os_slots::BootInfo;
+use pairing_proto::setup::Network;
 use pairing_proto::{Introduction, Standing};
 use services_api::bus::{self, Link};
 use services_api::identity::IdentityProxy;
 use services_api::mesh::Streams;
+use services_api::network::NetworkProxy;
 use services_api::pairing::Adoption;
+use services_api::report::WifiNetwork;
 use services_api::update::AdoptionProxy;
 
 const BOOT_INFO: &str = "boot.json";
+/// So long `network` may look for Wi-Fi networks while a claimant waits.
+const LOOK_MAX: Duration = Duration::from_secs(15);
 
 pub struct Node {
     pub id: NodeId,
@@ -29,13 +35,19 @@ pub struct Node {
 pub struct Links {
     identity: Link,
     update: Link,
+    network: Link,
     pub mesh: Streams,
 }
 
 impl Node {
     /// Waits for `identity`.
     pub async fn load(mesh: Streams) -> Self {
-        let links = Links { identity: Link::new("identity"), update: Link::new("update"), mesh };
+        let links = Links {
+            identity: Link::new("identity"),
+            update: Link::new("update"),
+            network: Link::new("network"),
+            mesh,
+        };
         let id = bus::retry("identity", || links.node_id()).await;
         let config = Config::load().inspect_err(|e| tracing::error!("nobody can be paired: {e}")).ok();
         let boot = boot_info().inspect_err(|e| tracing::warn!("{e:#}")).ok();
@@ -57,15 +69,16 @@ impl Node {
         }
     }
 
-    pub fn introduction(&self, addresses: Vec<String>) -> Introduction {
+    /// `networks`: see [`Links::networks`].
+    pub fn introduction(&self, addresses: Vec<String>, networks: Option<Vec<Network>>) -> Introduction {
         let config = self.config.as_ref();
         Introduction {
             name: config.map(|config| config.name.clone()).unwrap_or_default(),
             board: self.board.clone(),
             version: self.version.clone(),
             addresses,
-            networks: None,
-            can: crate::hand_over::abilities(),
+            can: crate::hand_over::abilities(networks.is_some()),
+            networks,
             role: Default::default(),
         }
     }
@@ -83,6 +96,21 @@ impl Links {
     pub async fn adopt(&self, adoption: &Adoption) -> Result<()> {
         let text = serde_json::to_string(adoption)?;
         self.update().await?.adopt(&text).await.map_err(said)
+    }
+
+    /// The Wi-Fi networks in reach, not older than `max_age_s`. `None`: this node has no Wi-Fi, or `network` does not say.
+    pub async fn networks(&self, max_age_s: u32) -> Option<Vec<Network>> {
+        let ask = async {
+            let network = NetworkProxy::new(&self.network.get().await?).await?;
+            let networks: Option<Vec<WifiNetwork>> =
+                serde_json::from_str(&network.wifi_networks(max_age_s).await?)?;
+            anyhow::Ok(networks)
+        };
+        let answer = tokio::time::timeout(LOOK_MAX, ask).await.context("no answer").and_then(|said| said);
+        let networks =
+            answer.inspect_err(|e| tracing::warn!("which Wi-Fi networks there are: {e:#}")).ok()??;
+        let network = |seen: WifiNetwork| Network { ssid: seen.ssid, dbm: seen.dbm, secured: seen.secured };
+        Some(networks.into_iter().map(network).collect())
     }
 
     pub async fn update(&self) -> Result<AdoptionProxy<'static>> {

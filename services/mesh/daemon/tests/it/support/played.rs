@@ -223,6 +223,7 @@ fn links() -> Vec<LinkReport> {
         mac: "02:00:00:00:00:01".into(),
         addresses: vec!["192.0.2.7/24".into(), "2001:db8::7/64".into()],
         dhcp: "bound".into(),
+        wifi: None,
     }]
 }
 
