@@ -315,16 +315,14 @@ impl Build<'_> {
             }
         }
         for of in &self.spec.programs_of_parts {
-            files.extend(linked::collect(&roots(&of.parts)?, &[&of.program], &[])?.into_iter().map(executable));
+            files.extend(
+                linked::collect(&roots(&of.parts)?, &[&of.program], &[])?.into_iter().map(executable),
+            );
         }
         Ok(files)
     }
 
-    fn root(
-        &self,
-        modules: &mut ModuleTree,
-        linked: &BTreeMap<String, (bool, Vec<u8>)>,
-    ) -> Result<Root> {
+    fn root(&self, modules: &mut ModuleTree, linked: &BTreeMap<String, (bool, Vec<u8>)>) -> Result<Root> {
         let step = self.progress.step("root file system");
         let mut tree = Tree::default();
         tree.bytes("usr/lib/os-release", false, self.root_os_release())?;
@@ -450,7 +448,9 @@ impl Build<'_> {
         files.extend(
             selected.files.into_iter().map(|(name, bytes)| (format!("usr/{MODULES}/{name}"), false, bytes)),
         );
-        files.extend(linked.iter().map(|(path, (executable, bytes))| (path.clone(), *executable, bytes.clone())));
+        files.extend(
+            linked.iter().map(|(path, (executable, bytes))| (path.clone(), *executable, bytes.clone())),
+        );
         files.extend(
             self.spec
                 .overlay

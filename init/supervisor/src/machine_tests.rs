@@ -294,7 +294,11 @@ fn a_unit_on_demand_is_idle_until_it_is_asked_for_and_then_kept_running() {
     assert_eq!(b.ready("mesh"), ["all ready"]);
     assert_eq!((b.state("wifi"), b.pass(1000.0)), ("idle", vec![]));
     b.machine.restart("wifi", b.now);
-    assert_eq!((b.state("wifi"), b.actions()), ("idle", vec![]), "nobody needs it, so a restart starts nothing");
+    assert_eq!(
+        (b.state("wifi"), b.actions()),
+        ("idle", vec![]),
+        "nobody needs it, so a restart starts nothing"
+    );
     b.machine.ask_for("wifi", b.now);
     assert_eq!(b.actions(), ["spawn wifi"]);
     // It says nothing of itself.

@@ -211,9 +211,10 @@ fn effect(key: &str) -> Effect {
             restart: &["reconciler", "mesh"],
             says: "holds in a second, when the mesh has started again; connections end",
         },
-        "network" => {
-            Effect { restart: &["reconciler", "network"], says: "holds in a few seconds; Wi-Fi is joined anew" }
-        }
+        "network" => Effect {
+            restart: &["reconciler", "network"],
+            says: "holds in a few seconds; Wi-Fi is joined anew",
+        },
         "update" | "gate" => Effect { restart: &["reconciler"], says: "holds at once" },
         _ => Effect { restart: &["reconciler"], says: "holds from the next boot on" },
     }

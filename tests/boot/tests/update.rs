@@ -62,7 +62,8 @@ fn full_disk(bench: &Bench, node: &Node) -> Result<()> {
     node.vm.restart()?;
     node.wait_ready()?;
     node.wait_status("to say that its disk is full", UPDATE, complains)?;
-    let down: Vec<Value> = node.units()?.into_iter().filter(|u| u["state"] != "ready" && u["state"] != "idle").collect();
+    let down: Vec<Value> =
+        node.units()?.into_iter().filter(|u| u["state"] != "ready" && u["state"] != "idle").collect();
     ensure!(down.is_empty(), "on a full disk these are not ready: {down:?}");
     let status = bench.lab.owner.run(&["--node", &node.address, "status"])?;
     ensure!(status.contains("state is full: 0 of"), "{status}");

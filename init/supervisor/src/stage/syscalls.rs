@@ -119,8 +119,11 @@ fn refused(spec: &ExecSpec) -> Result<Rules> {
     }
     let families = if spec.host_network { FAMILIES_WITH_NETWORK } else { FAMILIES_WITHOUT_NETWORK };
     let more: &[i32] = if spec.radio { &[libc::AF_ALG] } else { &[] };
-    let other_family =
-        families.iter().chain(more).map(|f| argument(0, SeccompCmpOp::Ne, *f as u64)).collect::<Result<Vec<_>>>()?;
+    let other_family = families
+        .iter()
+        .chain(more)
+        .map(|f| argument(0, SeccompCmpOp::Ne, *f as u64))
+        .collect::<Result<Vec<_>>>()?;
     let other_family = SeccompRule::new(other_family)?;
     rules.insert(libc::SYS_socket, vec![other_family.clone()]);
     rules.insert(libc::SYS_socketpair, vec![other_family]);

@@ -24,7 +24,9 @@ pub fn wifi(networks: &[Network]) -> Result<Vec<Wifi>> {
         eprintln!("  {:>2}  {} ({} dBm{open})", at + 1, clean(&network.ssid), network.dbm);
     }
     loop {
-        let Some(index) = chosen(&line("Which one is it to join? Its number, or Enter for none: ")?, shown.len()) else {
+        let Some(index) =
+            chosen(&line("Which one is it to join? Its number, or Enter for none: ")?, shown.len())
+        else {
             eprintln!("a number from 1 to {}, or nothing", shown.len());
             continue;
         };
@@ -66,7 +68,8 @@ impl Quiet {
         let before = tcgetattr(std::io::stdin()).context("cannot ask the terminal")?;
         let mut quiet = before.clone();
         quiet.local_flags.remove(LocalFlags::ECHO);
-        tcsetattr(std::io::stdin(), SetArg::TCSANOW, &quiet).context("cannot make the terminal hide what is typed")?;
+        tcsetattr(std::io::stdin(), SetArg::TCSANOW, &quiet)
+            .context("cannot make the terminal hide what is typed")?;
         Ok(Self(before))
     }
 }

@@ -65,7 +65,8 @@ pub fn render_links(links: &[LinkReport], palette: Palette) -> String {
     for l in links {
         let state = if l.up { colored(Color::Green, "up") } else { colored(Color::Dim, "down") };
         let wifi = l.wifi.as_ref().map(wifi_text).unwrap_or_default();
-        let addresses = [l.addresses.join(" "), wifi].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>();
+        let addresses =
+            [l.addresses.join(" "), wifi].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>();
         table.row(vec![cell(&l.name), state, cell(&l.mac), cell(&l.dhcp), cell(addresses.join(", "))]);
     }
     table.render(palette, "no network link")

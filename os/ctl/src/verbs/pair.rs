@@ -108,7 +108,9 @@ impl Claim<'_> {
             eprintln!("{}", met(&introduction));
         }
         let wishes = match self.may_ask(&wishes, &introduction) {
-            true => HandOver { wifi: ask::wifi(introduction.networks.as_deref().unwrap_or_default())?, ..wishes },
+            true => {
+                HandOver { wifi: ask::wifi(introduction.networks.as_deref().unwrap_or_default())?, ..wishes }
+            }
             false => wishes,
         };
         let (node, address) = (opened.node(), line.address());
@@ -120,7 +122,11 @@ impl Claim<'_> {
     /// Whether to ask which Wi-Fi network it is to join: there is a person, who has not said, and a choice.
     fn may_ask(&self, wishes: &HandOver, introduction: &Introduction) -> bool {
         let choice = introduction.networks.as_ref().is_some_and(|networks| !networks.is_empty());
-        choice && wishes.wifi.is_empty() && introduction.role != Role::Delegate && !self.s.out.json && ask::is_possible()
+        choice
+            && wishes.wifi.is_empty()
+            && introduction.role != Role::Delegate
+            && !self.s.out.json
+            && ask::is_possible()
     }
 
     /// A run whose last answer got lost leaves a node that is ours: asked as its owner it answers.

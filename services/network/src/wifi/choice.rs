@@ -96,8 +96,8 @@ impl Choice {
         }
         let may_be_tried = |ssid: &str| self.failures.get(ssid).is_none_or(|failure| failure.until <= now);
         let candidates = self.wanted.iter().filter(|(ssid, _)| may_be_tried(ssid));
-        let mut found =
-            candidates.filter_map(|(ssid, kind)| seen.iter().position(|s| s.ssid == *ssid && s.kind == *kind));
+        let mut found = candidates
+            .filter_map(|(ssid, kind)| seen.iter().position(|s| s.ssid == *ssid && s.kind == *kind));
         if let Some(index) = found.next() {
             return Step::Join(index);
         }
@@ -134,14 +134,20 @@ impl Choice {
     fn note_of(&self, ssid: &str, kind: Kind, seen: &[Seen]) -> String {
         let what = match self.failures.get(ssid).map(|failure| failure.why) {
             Some(Why::Passphrase) => "does not accept the passphrase",
-            Some(Why::Refused) if kind == Kind::Passphrase => "does not let this node in; is the passphrase right?",
+            Some(Why::Refused) if kind == Kind::Passphrase => {
+                "does not let this node in; is the passphrase right?"
+            }
             Some(Why::Refused) => "does not let this node in",
             Some(Why::Unreachable) => "could not be reached",
             None => match seen.iter().find(|network| network.ssid == ssid) {
                 None => "is not in reach",
                 Some(network) if network.kind == kind => "is in reach",
-                Some(network) if network.kind == Kind::Open => "is an open network, but has a passphrase here",
-                Some(network) if network.kind == Kind::Passphrase => "wants a passphrase, and none is configured",
+                Some(network) if network.kind == Kind::Open => {
+                    "is an open network, but has a passphrase here"
+                }
+                Some(network) if network.kind == Kind::Passphrase => {
+                    "wants a passphrase, and none is configured"
+                }
                 Some(_) => "wants more than a passphrase (WPA-Enterprise), which this node cannot give",
             },
         };

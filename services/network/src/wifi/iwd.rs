@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use services_api::bus::uid;
 use tokio::net::UnixListener;
 use zbus::connection::Builder;
-use zbus::{OwnedObjectPath, OwnedVariant};
 use zbus::{Connection, Guid};
+use zbus::{OwnedObjectPath, OwnedVariant};
 
 use super::choice::{Kind, Seen, State, Why};
 
@@ -215,7 +215,8 @@ fn is(error: &zbus::Error, names: &[&str]) -> bool {
 
 /// The first radio, if there are more.
 fn radio(objects: &Objects) -> Option<Radio> {
-    let devices = objects.iter().filter_map(|(path, interfaces)| Some((path, interfaces, interfaces.get(DEVICE)?)));
+    let devices =
+        objects.iter().filter_map(|(path, interfaces)| Some((path, interfaces, interfaces.get(DEVICE)?)));
     let (path, interfaces, device) = devices.min_by_key(|(path, ..)| path.as_str())?;
     let station = interfaces.get(STATION).map(|station| StationState {
         state: match text(station, "State").as_str() {
@@ -275,7 +276,10 @@ mod tests {
         ObjectPath::try_from(text).unwrap().to_owned().into()
     }
 
-    fn interface(name: &str, properties: &[(&str, Variant<'_>)]) -> HashMap<String, HashMap<String, OwnedVariant>> {
+    fn interface(
+        name: &str,
+        properties: &[(&str, Variant<'_>)],
+    ) -> HashMap<String, HashMap<String, OwnedVariant>> {
         let properties = properties
             .iter()
             .map(|(key, value)| (key.to_string(), value.try_to_owned().unwrap()))
@@ -296,7 +300,10 @@ mod tests {
             ],
         ));
         let named = |name: &str, kind: &str| {
-            interface(NETWORK, &[("Name", Variant::from(name.to_owned())), ("Type", Variant::from(kind.to_owned()))])
+            interface(
+                NETWORK,
+                &[("Name", Variant::from(name.to_owned())), ("Type", Variant::from(kind.to_owned()))],
+            )
         };
         let objects: Objects = HashMap::from([
             (path("/net/connman/iwd/0"), interface("net.connman.iwd.Adapter", &[])),

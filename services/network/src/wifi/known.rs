@@ -48,7 +48,11 @@ fn network(wifi: &Wifi) -> File {
 /// An SSID as a file name: itself if that is harmless, else `=` and hexadecimal.
 fn stem(ssid: &str) -> String {
     let harmless = |c: u8| c.is_ascii_alphanumeric() || b"-_ ".contains(&c);
-    if ssid.bytes().all(harmless) { ssid.to_owned() } else { format!("={}", HEXLOWER.encode(ssid.as_bytes())) }
+    if ssid.bytes().all(harmless) {
+        ssid.to_owned()
+    } else {
+        format!("={}", HEXLOWER.encode(ssid.as_bytes()))
+    }
 }
 
 /// A string as a settings file has it: spaces at its beginning and backslashes are escaped.

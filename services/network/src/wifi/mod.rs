@@ -49,7 +49,8 @@ pub async fn run(shared: Arc<Shared>) {
             Config::default().network
         }
     };
-    let mut wifi = Wifi { choice: Choice::new(&network.wifi), shared, started: Instant::now(), told: String::new() };
+    let mut wifi =
+        Wifi { choice: Choice::new(&network.wifi), shared, started: Instant::now(), told: String::new() };
     loop {
         let Err(e) = wifi.serve(&network).await;
         tracing::warn!("Wi-Fi: {e:#}; again in {PAUSE:?}");
@@ -68,7 +69,8 @@ struct Wifi {
 impl Wifi {
     async fn serve(&mut self, network: &Network) -> Result<std::convert::Infallible> {
         let folder = bus::run_dir().join(FOLDER);
-        lay_down(&folder, network).with_context(|| format!("cannot make iwd's files in {}", folder.display()))?;
+        lay_down(&folder, network)
+            .with_context(|| format!("cannot make iwd's files in {}", folder.display()))?;
         let listener = iwd::listen(&folder.join(SOCKET))?;
         tokio::spawn(start_iwd());
         loop {
@@ -112,7 +114,9 @@ impl Wifi {
                 Ok(Duration::ZERO)
             }
             Step::Join(index) => {
-                let (Some(path), Some(network)) = (paths.get(index), seen.get(index)) else { return Ok(POLL) };
+                let (Some(path), Some(network)) = (paths.get(index), seen.get(index)) else {
+                    return Ok(POLL);
+                };
                 match iwd.join(path, network.kind).await {
                     Ok(()) => self.choice.joined(&network.ssid),
                     Err(why) => self.choice.failed(&network.ssid, why, self.started.elapsed()),
@@ -161,7 +165,8 @@ impl Wifi {
 
 fn around(seen: Vec<Seen>) -> Vec<WifiNetwork> {
     let listed = choice::list(seen, WIFI_MAX).into_iter();
-    let network = |seen: Seen| WifiNetwork { ssid: seen.ssid, dbm: seen.dbm, secured: seen.kind != Kind::Open };
+    let network =
+        |seen: Seen| WifiNetwork { ssid: seen.ssid, dbm: seen.dbm, secured: seen.kind != Kind::Open };
     listed.map(network).collect()
 }
 
@@ -183,7 +188,8 @@ fn lay_down(folder: &Path, network: &Network) -> Result<()> {
         fs::create_dir_all(&folder)?;
         for_iwd(&folder, 0o750)?;
     }
-    let files = [known::settings(network.country.as_deref())].into_iter().chain(known::networks(&network.wifi));
+    let files =
+        [known::settings(network.country.as_deref())].into_iter().chain(known::networks(&network.wifi));
     for file in files {
         let path: PathBuf = folder.join(&file.name);
         ensure!(path.parent() == Some(folder), "{:?} is no name of a file", file.name);
@@ -209,7 +215,8 @@ mod tests {
     fn iwds_files_are_made_anew_and_are_nobody_elses() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("iwd");
-        let config = |wifi: &str| Config::parse(&format!("[network]\ncountry = \"DE\"\nwifi = [{wifi}]")).unwrap();
+        let config =
+            |wifi: &str| Config::parse(&format!("[network]\ncountry = \"DE\"\nwifi = [{wifi}]")).unwrap();
         lay_down(&folder, &config("{ ssid = 'old', passphrase = 'hunter2 hunter2' }").network).unwrap();
         lay_down(&folder, &config("{ ssid = '../new', passphrase = 'hunter3 hunter3' }").network).unwrap();
         let mut names: Vec<_> =

@@ -18,11 +18,7 @@ const SEEN_WITHIN_S: u32 = 600;
 /// What this node can use of a hand-over beyond owner, name, realm and peers.
 pub fn abilities(has_wifi: bool) -> Vec<String> {
     let known = |key: &str, value: &str| edit::set_all("", &[(key, value)]).is_ok();
-    let words = [
-        ("channel", true),
-        ("time-zone", known("time_zone", "\"UTC\"")),
-        ("wifi", has_wifi),
-    ];
+    let words = [("channel", true), ("time-zone", known("time_zone", "\"UTC\"")), ("wifi", has_wifi)];
     words.into_iter().filter(|(_, can)| *can).map(|(word, _)| word.to_owned()).collect()
 }
 

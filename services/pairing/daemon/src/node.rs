@@ -107,7 +107,8 @@ impl Links {
             anyhow::Ok(networks)
         };
         let answer = tokio::time::timeout(LOOK_MAX, ask).await.context("no answer").and_then(|said| said);
-        let networks = answer.inspect_err(|e| tracing::warn!("which Wi-Fi networks there are: {e:#}")).ok()??;
+        let networks =
+            answer.inspect_err(|e| tracing::warn!("which Wi-Fi networks there are: {e:#}")).ok()??;
         let network = |seen: WifiNetwork| Network { ssid: seen.ssid, dbm: seen.dbm, secured: seen.secured };
         Some(networks.into_iter().map(network).collect())
     }
