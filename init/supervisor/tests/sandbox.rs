@@ -100,6 +100,11 @@ fn with_the_network_there_are_its_sockets_and_no_others() {
     let raw = probe(dir.path(), json!({"host_network": true, "capabilities": [CAP_NET_RAW]}), &[]);
     raw.allowed(&["socket(AF_INET, SOCK_RAW)"]);
     raw.denied("EPERM", &["setuid(0)", "mount(tmpfs)"]);
+
+    let radio = probe(dir.path(), json!({"host_network": true, "radio": true}), &[]);
+    // The host's kernel may not have it.
+    assert_ne!(radio.find("socket(AF_ALG, SOCK_SEQPACKET)").error, "EPERM");
+    radio.denied("EPERM", &["socket(AF_PACKET, SOCK_RAW)", "socket(AF_VSOCK, SOCK_STREAM)"]);
 }
 
 #[test]
