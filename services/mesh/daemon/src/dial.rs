@@ -80,10 +80,10 @@ impl Links {
 
     fn try_addresses(&self, attempts: &mut Attempts, node: NodeId, addresses: Vec<SocketAddr>) {
         for (i, address) in addresses.into_iter().enumerate() {
-            let endpoint = self.endpoint.clone();
+            let dialer = self.dialer.clone();
             attempts.spawn(async move {
                 tokio::time::sleep(ATTEMPT_DELAY * i as u32).await;
-                let result = mesh_transport::connect(&endpoint, v6(address), Some(&node)).await;
+                let result = dialer.connect(v6(address), Some(&node)).await;
                 result.map(|(connection, _)| connection).with_context(|| format!("{address}"))
             });
         }
@@ -123,7 +123,7 @@ impl Links {
     pub async fn connect_through(self: &Arc<Self>, relay: NodeId, node: NodeId) -> Result<Connection> {
         relay::ask(self, relay, node).await?;
         let address = self.paths.address(Via::Relay { relay, node });
-        let (connection, _) = mesh_transport::connect(&self.endpoint, address, Some(&node)).await?;
+        let (connection, _) = self.dialer.connect(address, Some(&node)).await?;
         Ok(connection)
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use mesh_proto::{Observed, PeerBook, Source, StreamHeader, Upgrades};
-use mesh_transport::{Paths, close_code};
+use mesh_transport::{Dialer, Paths, close_code};
 use os_identity::NodeId;
 use quinn::{Connection, Endpoint, Incoming, VarInt};
 use services_api::report::PeerReport;
@@ -46,6 +46,7 @@ pub struct Links {
     pub announced: Announced,
     pub paths: Paths,
     pub endpoint: Endpoint,
+    pub dialer: Arc<Dialer>,
     pub authority: Authority,
     /// Who takes connections that are not of nodes.
     pub guests: Guests,
@@ -69,7 +70,7 @@ impl Links {
     pub fn new(
         me: NodeId,
         owner: Option<NodeId>,
-        (endpoint, paths): (Endpoint, Paths),
+        (dialer, paths): (Arc<Dialer>, Paths),
         relaying: Relaying,
         tunnels: Tunnels,
     ) -> Arc<Self> {
@@ -85,7 +86,8 @@ impl Links {
             punching: Punching::default(),
             announced: Announced::default(),
             paths,
-            endpoint,
+            endpoint: dialer.endpoint().clone(),
+            dialer,
             admission: Admission::default(),
             me,
             state: Mutex::new(State {

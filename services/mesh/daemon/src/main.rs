@@ -34,8 +34,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mesh_gateway::TcpPort;
 use mesh_proto::Source;
-use mesh_transport::AlpnPort;
 use mesh_transport::tcp::TunnelTls;
+use mesh_transport::{AlpnPort, Dialer};
 use os_config::Config;
 use services_api::{bus, clock, daemon};
 use tokio::net::TcpListener;
@@ -62,10 +62,11 @@ async fn main() -> Result<()> {
 
     let port = Arc::new(AlpnPort::new(endpoint.clone()));
     let tls = Arc::new(TunnelTls::new(&credentials, certain)?);
-    session.install(&endpoint, &port, &tls)?;
+    let dialer = Arc::new(Dialer::new(endpoint, &credentials, certain)?);
+    session.install(&dialer, &port, &tls)?;
     let relaying = Relaying::new(config.mesh.relay.then_some(config.mesh.relay_mbit * BYTES_PER_MBIT));
     let tunnels = Tunnels::new(tls.clone());
-    let links = Links::new(session.node(), config.owner, (endpoint.clone(), paths), relaying, tunnels);
+    let links = Links::new(session.node(), config.owner, (dialer.clone(), paths), relaying, tunnels);
     for seed in &config.mesh.seeds {
         links.learn(seed.node, &[seed.address], Source::Seed);
     }
@@ -77,7 +78,7 @@ async fn main() -> Result<()> {
     tokio::spawn(punch::keep_upgrading(links.clone()));
     tokio::spawn(moved::watch(links.clone()));
     station::open(&links, &port, config.clients.clone()).await?;
-    tokio::spawn(session::keep_fresh(session::RENEW, session::next, (endpoint, port.clone(), tls)));
+    tokio::spawn(session::keep_fresh(session::RENEW, session::next, (dialer, port.clone(), tls)));
     if config.gateway.enabled {
         tokio::spawn(gateway::run(links.clone(), config.clone(), port, tcp.clone()));
     }

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_transport::tcp::TunnelTls;
-use mesh_transport::{AlpnPort, Credentials, ResetKey, client_config, server_tls};
+use mesh_transport::{AlpnPort, Credentials, Dialer, ResetKey, server_tls};
 use os_identity::{NodeId, NodeKey};
-use quinn::Endpoint;
 use rustls_pki_types::CertificateDer;
 use services_api::identity::IdentityProxy;
 use services_api::{bus, clock};
@@ -41,12 +40,11 @@ impl Session {
         Ok(Credentials { chain: self.chain.clone(), session_key: self.key.to_pkcs8_der()?.to_vec() })
     }
 
-    /// Speaks to nodes on this port, in tunnels and from this endpoint, with this session's key.
-    pub fn install(&self, endpoint: &Endpoint, port: &AlpnPort, tunnels: &TunnelTls) -> Result<()> {
+    /// Speaks to nodes on this port, in tunnels and where it dials, with this session's key.
+    pub fn install(&self, dialer: &Dialer, port: &AlpnPort, tunnels: &TunnelTls) -> Result<()> {
         let credentials = self.credentials()?;
         port.speak(server_tls(&credentials, clock::certain_unix)?)?;
-        let client = client_config(&credentials, clock::certain_unix)?;
-        endpoint.clone().set_default_client_config(client);
+        dialer.renew(&credentials)?;
         tunnels.renew(&credentials)
     }
 }
@@ -55,11 +53,11 @@ impl Session {
 pub async fn keep_fresh<N: Future<Output = Session>>(
     every: Duration,
     next: impl Fn() -> N,
-    (endpoint, port, tunnels): (Endpoint, Arc<AlpnPort>, Arc<TunnelTls>),
+    (dialer, port, tunnels): (Arc<Dialer>, Arc<AlpnPort>, Arc<TunnelTls>),
 ) {
     loop {
         tokio::time::sleep(every).await;
-        if let Err(e) = next().await.install(&endpoint, &port, &tunnels) {
+        if let Err(e) = next().await.install(&dialer, &port, &tunnels) {
             tracing::error!("new session certificate is not usable: {e:#}");
         }
     }
@@ -87,7 +85,7 @@ mod tests {
     use mesh_transport::system_clock;
     use mesh_transport::tcp::peer_of;
     use os_certificate::LIFETIME_S;
-    use quinn::Connection;
+    use quinn::{Connection, Endpoint};
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
 
@@ -141,14 +139,16 @@ mod tests {
         let node = endpoint(&first);
         let port = Arc::new(AlpnPort::new(node.clone()));
         let tunnels = Arc::new(TunnelTls::new(&first.credentials().unwrap(), system_clock).unwrap());
-        first.install(&node, &port, &tunnels).unwrap();
+        let dialer =
+            Arc::new(Dialer::new(node.clone(), &first.credentials().unwrap(), system_clock).unwrap());
+        first.install(&dialer, &port, &tunnels).unwrap();
         tokio::spawn(echo(node.clone()));
         let peer = endpoint(&session(2));
         let address = node.local_addr().unwrap();
         let (old, _) = mesh_transport::connect(&peer, address, Some(&first.node())).await.unwrap();
         assert_eq!(shown(&old), first.chain[0]);
 
-        let all = (node.clone(), port, tunnels.clone());
+        let all = (dialer.clone(), port, tunnels.clone());
         tokio::spawn(keep_fresh(SHORT, || async { session(1) }, all));
         let begun = Instant::now();
         let mut seen = vec![shown(&old)];
@@ -169,7 +169,7 @@ mod tests {
         // The node's own calls, and tunnels, are with a new key too.
         let there = endpoint(&session(3));
         let to = there.local_addr().unwrap();
-        let dial = mesh_transport::connect(&node, to, None);
+        let dial = dialer.connect(to, None);
         let (dialled, taken) = tokio::join!(dial, async { there.accept().await.unwrap().await });
         dialled.unwrap();
         assert_ne!(shown(&taken.unwrap()), first.chain[0]);

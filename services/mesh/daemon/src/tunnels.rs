@@ -95,7 +95,7 @@ pub async fn connect(links: &Arc<Links>, address: SocketAddr, node: NodeId) -> R
     let stream = links.tunnels.tls.connect(address, &node).await?;
     spawn(links, node, stream, None);
     let way = links.paths.address(Via::Tcp { node });
-    let (connection, _) = mesh_transport::connect(&links.endpoint, way, Some(&node)).await?;
+    let (connection, _) = links.dialer.connect(way, Some(&node)).await?;
     Ok(connection)
 }
 

@@ -8,15 +8,15 @@ pub mod tcp;
 mod tls;
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mesh_proto::{MAX_HEADER, StreamHeader};
 use os_identity::NodeId;
 use quinn::{
-    AsyncUdpSocket, Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, Runtime, SendStream,
-    TransportConfig, VarInt,
+    AsyncUdpSocket, ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, Runtime,
+    SendStream, TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::sync::mpsc;
@@ -128,13 +128,61 @@ fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// What nodes ask for (SNI); it means nothing.
+const NAME: &str = "macula.node";
+
+/// An endpoint that dials with the newest certificate. quinn keeps a client configuration with each handle of an endpoint: set on
+/// one, it leaves the others as they were.
+pub struct Dialer {
+    endpoint: Endpoint,
+    certain: Certain,
+    config: RwLock<ClientConfig>,
+}
+
+impl Dialer {
+    pub fn new(endpoint: Endpoint, credentials: &Credentials, certain: Certain) -> Result<Self> {
+        let config = RwLock::new(client_config(credentials, certain)?);
+        Ok(Self { endpoint, certain, config })
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// From now on with these; connections that are up keep theirs.
+    pub fn renew(&self, credentials: &Credentials) -> Result<()> {
+        let fresh = client_config(credentials, self.certain)?;
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    /// As [`connect`].
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        expected: Option<&NodeId>,
+    ) -> Result<(Connection, NodeId)> {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let connecting = self.endpoint.connect_with(config, address, NAME)?;
+        proved(connecting.await?, address, expected)
+    }
+}
+
 /// Connects to an address. With `expected`, any other node there is an error.
 pub async fn connect(
     endpoint: &Endpoint,
     address: SocketAddr,
     expected: Option<&NodeId>,
 ) -> Result<(Connection, NodeId)> {
-    let connection = endpoint.connect(address, "macula.node")?.await?;
+    proved(endpoint.connect(address, NAME)?.await?, address, expected)
+}
+
+/// Looks at who is there, and closes if it is somebody else than expected.
+fn proved(
+    connection: Connection,
+    address: SocketAddr,
+    expected: Option<&NodeId>,
+) -> Result<(Connection, NodeId)> {
     let node = peer_of(&connection)?;
     widen(&connection);
     match expected {

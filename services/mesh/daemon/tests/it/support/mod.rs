@@ -236,7 +236,7 @@ impl Machine {
     }
 
     /// Tries for a while: after a restart the peer has to be found again.
-    async fn open(&self, to: &Machine, protocol: &str, resource: &str, timeout_ms: u32) -> UnixStream {
+    pub async fn open(&self, to: &Machine, protocol: &str, resource: &str, timeout_ms: u32) -> UnixStream {
         self.open_by(to, protocol, resource, &[], timeout_ms).await
     }
 
