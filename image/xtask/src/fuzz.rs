@@ -28,12 +28,12 @@ pub fn run(tree: &Tree, options: &Fuzz) -> Result<()> {
         bail!("there is no fuzz target {unknown}; there are: {}", all.join(", "));
     }
     let targets = if options.targets.is_empty() { &all } else { &options.targets };
-    ensure!(fuzz(tree).arg("build").status()?.success(), "the fuzz targets do not compile");
+    ensure!(fuzz(tree, "build").status()?.success(), "the fuzz targets do not compile");
     let mut broken = Vec::new();
     for target in targets {
         eprintln!("{target}, for {} s", options.seconds);
-        let mut command = fuzz(tree);
-        command.args(["run", target, "--"]).arg(format!("-max_total_time={}", options.seconds));
+        let mut command = fuzz(tree, "run");
+        command.args([target, "--"]).arg(format!("-max_total_time={}", options.seconds));
         if !command.args(["-print_final_stats=1", "-verbosity=0"]).status()?.success() {
             broken.push(target.as_str());
         }
@@ -43,14 +43,14 @@ pub fn run(tree: &Tree, options: &Fuzz) -> Result<()> {
     Ok(())
 }
 
-fn fuzz(tree: &Tree) -> Command {
+fn fuzz(tree: &Tree, verb: &str) -> Command {
     let mut command = host::cargo();
-    command.args(["+nightly", "fuzz"]).current_dir(tree.root.join(FOLDER));
+    command.args(["+nightly", "fuzz", verb, "--fuzz-dir", FOLDER]).current_dir(&tree.root);
     command
 }
 
 fn listed(tree: &Tree) -> Result<Vec<String>> {
-    let output = fuzz(tree).arg("list").output().context("cannot run cargo fuzz")?;
+    let output = fuzz(tree, "list").output().context("cannot run cargo fuzz")?;
     ensure!(output.status.success(), "cargo fuzz: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }
