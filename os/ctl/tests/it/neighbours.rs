@@ -3,6 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 
 use mdns_sd::{ServiceDaemon, ServiceInfo};
+use serde_json::Value;
 
 use crate::owner::Owner;
 use crate::test_node::TestNode;
@@ -38,6 +39,16 @@ impl Drop for Announced {
     }
 }
 
+/// Announcements take their time on a busy machine, and a command waits three seconds for them.
+fn patiently<T>(attempt: impl Fn() -> Option<T>) -> T {
+    (0..20).find_map(|_| attempt()).expect("nothing is heard of the node")
+}
+
+fn answer(owner: &Owner, node: &str) -> Option<Value> {
+    let output = owner.run(node, "status --json");
+    output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
 #[test]
 fn a_node_is_found_and_addressed_by_its_name() {
     let owner = Owner::new();
@@ -51,25 +62,30 @@ fn a_node_is_found_and_addressed_by_its_name() {
     let _announced =
         [Announced::new(&here, &attic, &[]), Announced::new(&waiting, &cellar, &[("pair", "1")])];
 
-    let found = owner.json("", "find");
-    let one = |name: &str| found.as_array().unwrap().iter().find(|n| n["name"] == name).cloned();
-    let (first, second) = (one(&attic).unwrap(), one(&cellar).unwrap());
+    let one =
+        |found: &Value, name: &str| found.as_array().unwrap().iter().find(|n| n["name"] == name).cloned();
+    let (first, second) = patiently(|| {
+        let found = owner.json("", "find");
+        Some((one(&found, &attic)?, one(&found, &cellar)?))
+    });
     assert_eq!(first["node"], here.id);
     assert_eq!(first["addresses"][0], here.address);
     assert_eq!((&first["waits_for_owner"], &second["waits_for_owner"]), (&false.into(), &true.into()));
 
-    assert_eq!(owner.json(&attic, "status")["name"], attic.as_str());
+    let status = |node: &str| patiently(|| answer(&owner, node));
+    assert_eq!(status(&attic)["name"], attic.as_str());
     let short = here.id[here.id.len() - 8..].to_lowercase();
-    assert_eq!(owner.json(&format!("macula-{short}.local"), "status")["node"], here.id);
+    assert_eq!(status(&format!("macula-{short}.local"))["node"], here.id);
     // The name stands for whoever answered to it first.
     let known = owner.json("", "known");
-    let by_name = |n: &&serde_json::Value| n["address"] == format!("{attic}:4433");
+    let by_name = |n: &&Value| n["address"] == format!("{attic}:4433");
     assert_eq!(known.as_array().unwrap().iter().find(by_name).unwrap()["node"], here.id);
-    assert!(owner.ok("", "find").lines().any(|l| l.contains(&attic) && l.contains("met before")));
+    let met = |line: &str| line.contains(&attic) && line.contains("met before");
+    patiently(|| owner.ok("", "find").lines().any(met).then_some(()));
 
     let impostor = TestNode::start_at(63, &owner.id, &at);
     let _too = Announced::new(&impostor, &attic, &[]);
-    assert_eq!(owner.json(&attic, "status")["node"], here.id);
+    assert_eq!(status(&attic)["node"], here.id);
     let error = owner.error("nobody-of-this-name", "status");
     assert!(error.contains("maculactl find"), "{error}");
 }
