@@ -140,11 +140,12 @@ pub async fn adopt(updater: &Arc<Updater>, adoption: &Adoption) -> Result<()> {
     let keys: Vec<&str> = changes.iter().map(|(key, _)| *key).collect();
     updater.records.event("paired", format!("{}; changed: {}", adoption.who, keys.join(", ")));
     // Also when the text is this already: then this service was cut off before the restart.
-    let radio = keys.iter().any(|key| key.starts_with("network."));
-    match (changes.is_empty(), radio) {
-        (true, _) => {}
-        (false, true) => restart_later(updater.clone(), &["reconciler", "network", "mesh"]),
-        (false, false) => restart_later(updater.clone(), &["reconciler", "mesh"]),
+    if !changes.is_empty() {
+        // Not `pairing`, whose answer is not out yet. `mesh` last: it ends the connection that the answer takes.
+        let (mut restart, _) = effect_of(keys.into_iter());
+        restart.retain(|unit| !["mesh", "pairing"].contains(unit));
+        restart.push("mesh");
+        restart_later(updater.clone(), restart);
     }
     Ok(())
 }
@@ -177,7 +178,7 @@ pub async fn forget_owner_if_asked(updater: &Arc<Updater>) -> Result<()> {
     configuration.replace(text, config);
     durable::write(&path, boot.boot_id.as_bytes())?;
     updater.records.event("recovered", "the owner was forgotten, by somebody at the machine");
-    restart_later(updater.clone(), &["reconciler", "mesh", "pairing"]);
+    restart_later(updater.clone(), vec!["reconciler", "mesh", "pairing"]);
     Ok(())
 }
 
@@ -209,12 +210,19 @@ struct Effect {
     says: &'static str,
 }
 
-/// Of several keys: the largest, and all that is to be said.
-fn effect_of<'a>(keys: impl Iterator<Item = &'a str>) -> (&'static [&'static str], String) {
-    let effects: Vec<Effect> = keys.map(effect).collect();
-    let restart = effects.iter().map(|e| e.restart).max_by_key(|units| units.len()).unwrap_or_default();
-    let mut says: Vec<&str> = effects.iter().map(|e| e.says).collect();
-    says.dedup();
+/// Of several keys: whatever one of them restarts, in the order of the first, and all that is to be said, each once.
+fn effect_of<'a>(keys: impl Iterator<Item = &'a str>) -> (Vec<&'static str>, String) {
+    let (mut restart, mut says) = (Vec::new(), Vec::new());
+    for effect in keys.map(effect) {
+        for unit in effect.restart {
+            if !restart.contains(unit) {
+                restart.push(*unit);
+            }
+        }
+        if !says.contains(&effect.says) {
+            says.push(effect.says);
+        }
+    }
     (restart, says.join("; "))
 }
 
@@ -238,7 +246,7 @@ fn effect(key: &str) -> Effect {
     }
 }
 
-fn restart_later(updater: Arc<Updater>, units: &'static [&'static str]) {
+fn restart_later(updater: Arc<Updater>, units: Vec<&'static str>) {
     tokio::spawn(async move {
         tokio::time::sleep(RESTART_DELAY).await;
         for unit in units {
@@ -311,6 +319,9 @@ mod tests {
         assert!(effect("name").says.contains("next boot"));
         let (restart, says) = effect_of(["update.channel", "update.publisher", "mesh.port"].into_iter());
         assert!(restart.contains(&"mesh") && says.starts_with("holds at once; holds in a second"), "{says}");
+        let (restart, says) = effect_of(["mesh.port", "network.wifi", "mesh.relay", "owner"].into_iter());
+        assert_eq!(restart, ["reconciler", "mesh", "network", "pairing"], "none is left out");
+        assert_eq!(says.matches(';').count(), 3, "nothing is said twice: {says}");
         assert!(
             ["owner", "gate.steady_s", "realm"].iter().all(|key| effect(key).restart.contains(&"reconciler"))
         );
