@@ -124,9 +124,9 @@ fn gateway(tree: &Tree, options: &Options) -> Result<()> {
 /// Other workspaces take their own dependencies along; those get into no image.
 fn deny(tree: &Tree) -> Result<()> {
     host::cargo_tool("cargo-deny", "deny")?;
-    let offline = Command::new("git").args(["ls-remote", "--exit-code", ADVISORIES, "HEAD"]).output();
+    let reached = Command::new("git").args(["ls-remote", "--exit-code", ADVISORIES, "HEAD"]).output();
     let mut checks = vec!["deny", "--locked", "check", "bans", "licenses", "sources"];
-    match offline.is_ok_and(|output| output.status.success()) {
+    match reached.is_ok_and(|output| output.status.success()) {
         true => checks.push("advisories"),
         false => eprintln!("{ADVISORIES} is out of reach: known faults are NOT looked for"),
     }

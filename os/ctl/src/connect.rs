@@ -82,7 +82,8 @@ pub async fn places(target: &Target, expected: Option<NodeId>) -> Result<Vec<Soc
     if let Some(label) = target.label() {
         let wanted = target.pin.or(expected);
         let enough = |found: &[Neighbour]| found.iter().any(|n| n.is_called(label) && wanted == Some(n.node));
-        let found = neighbours::look(neighbours::PATIENCE, enough).await?;
+        // Where there is no mDNS, name servers may still know the name.
+        let found = neighbours::look(neighbours::PATIENCE, enough).await.unwrap_or_default();
         let addresses = called(found, label, wanted)?;
         if !addresses.is_empty() {
             return Ok(addresses);

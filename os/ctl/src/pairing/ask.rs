@@ -3,7 +3,6 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::{Context, Result};
-use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use pairing_proto::setup::{Network, Wifi};
 
 use crate::output::clean;
@@ -54,30 +53,8 @@ fn line(question: &str) -> Result<String> {
 
 /// An answer that the terminal does not show.
 fn unseen(question: &str) -> Result<String> {
-    let _quiet = Quiet::begin()?;
-    let answer = line(question);
-    eprintln!();
-    answer
-}
-
-/// A terminal without echo, until this is dropped.
-struct Quiet(Termios);
-
-impl Quiet {
-    fn begin() -> Result<Self> {
-        let before = tcgetattr(std::io::stdin()).context("cannot ask the terminal")?;
-        let mut quiet = before.clone();
-        quiet.local_flags.remove(LocalFlags::ECHO);
-        tcsetattr(std::io::stdin(), SetArg::TCSANOW, &quiet)
-            .context("cannot make the terminal hide what is typed")?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
-    }
+    eprint!("{question}");
+    console::Term::stderr().read_secure_line().context("cannot read the answer")
 }
 
 #[cfg(test)]
