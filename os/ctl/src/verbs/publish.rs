@@ -15,7 +15,7 @@ use os_tuf::Role;
 use super::Session;
 use super::release::now_unix;
 use crate::artifacts::{ArtifactFile, Artifacts, mcid_of_file};
-use crate::cli::ReleasePublish;
+use crate::cli::release::ReleasePublish;
 use crate::connect::Remote;
 use crate::node::Node;
 use crate::output::{Output, bytes};

@@ -8,7 +8,7 @@ use services_api::daemon::now_ms;
 
 use super::{Session, publish, root_keys, standing};
 use crate::artifacts::{Artifacts, mcid_of_file};
-use crate::cli::{self, ReleaseCreate};
+use crate::cli::release::{self as cli, ReleaseCreate};
 use crate::output::Output;
 use crate::{repository, whole_file};
 

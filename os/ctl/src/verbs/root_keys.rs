@@ -10,7 +10,7 @@ use os_tuf::author::Keyring;
 
 use super::release::now_unix;
 use super::{Session, standing};
-use crate::cli::{RoleKeys, Root};
+use crate::cli::release::{RoleKeys, Root};
 use crate::repository;
 
 pub fn root(s: &Session, dir: &Path, verb: &Root) -> Result<()> {
