@@ -6,12 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mdns_sd::{ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent};
+use mesh_proto::lan::{ID, NAME, PAIR, SERVICE};
 use os_identity::NodeId;
 
-const SERVICE: &str = "_macula._udp.local.";
-const ID: &str = "id";
-const NAME: &str = "name";
-const PAIR: &str = "pair";
 /// Whatever a network says, no more is kept.
 const MAX: usize = 1024;
 /// Labels of a host name: longer ones announce nothing that could be asked for.

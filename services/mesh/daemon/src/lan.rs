@@ -7,19 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mdns_sd::{ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
 use mesh_proto::Source;
+use mesh_proto::lan::{ID, NAME, PAIR, SERVICE};
 use os_identity::NodeId;
 
 use crate::links::Links;
 
-const SERVICE: &str = "_macula._udp.local.";
 /// The console, for browsers and whatever lists such things. Its host is the node's own name.
 const CONSOLE: &str = "_https._tcp.local.";
-/// TXT key of the node id.
-const ID: &str = "id";
-/// TXT key of the node's name.
-const NAME: &str = "name";
-/// TXT key of a node that waits for its owner (`maculactl pair`). It says no secret.
-const PAIR: &str = "pair";
 /// New addresses (a lease that came, a cable that was plugged in) are noticed within so many seconds.
 const IP_CHECK_S: u32 = 5;
 

@@ -4,6 +4,7 @@ mod addresses;
 mod frame;
 mod header;
 mod hello;
+pub mod lan;
 mod limits;
 mod network;
 mod observed;
